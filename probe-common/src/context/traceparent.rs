@@ -1,0 +1,1 @@
+//! `traceparent`: the header of the W3C Trace Context.

@@ -1,0 +1,3 @@
+//! Records of instrumented Go libraries: one module per library.
+
+pub mod net_http;

@@ -1,0 +1,125 @@
+//! Every field of a Go struct that a kernel program reads, one number each; the offsets of one binary.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $package:literal, $strukt:literal, $field:literal;)*) => {
+        /// A struct field of the target's program whose offset the kernel programs need.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum GoField {
+            $($(#[$doc])* $variant = $number,)*
+        }
+
+        impl GoField {
+            /// All fields, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Package path, struct name and field name, as DWARF spells them (`net/http`, `Request`, `Method`).
+            pub const fn path(self) -> (&'static str, &'static str, &'static str) {
+                match self {
+                    $(Self::$variant => ($package, $strukt, $field),)*
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    GGoid = 0, "runtime", "g", "goid";
+    /// Since Go 1.21.
+    GParentGoid = 1, "runtime", "g", "parentGoid";
+    GM = 2, "runtime", "g", "m";
+    MP = 3, "runtime", "m", "p";
+    PGoidcache = 4, "runtime", "p", "goidcache";
+    PGoidcacheend = 5, "runtime", "p", "goidcacheend";
+    RequestMethod = 6, "net/http", "Request", "Method";
+    RequestUrl = 7, "net/http", "Request", "URL";
+    RequestProtoMajor = 8, "net/http", "Request", "ProtoMajor";
+    RequestContentLength = 9, "net/http", "Request", "ContentLength";
+    RequestHost = 10, "net/http", "Request", "Host";
+    RequestCtx = 11, "net/http", "Request", "ctx";
+    /// Since Go 1.23.
+    RequestPattern = 12, "net/http", "Request", "Pattern";
+    UrlScheme = 13, "net/url", "URL", "Scheme";
+    UrlHost = 14, "net/url", "URL", "Host";
+    UrlPath = 15, "net/url", "URL", "Path";
+    ResponseStatusCode = 16, "net/http", "Response", "StatusCode";
+    ResponseContentLength = 17, "net/http", "Response", "ContentLength";
+    ServerResponseConn = 18, "net/http", "response", "conn";
+    ServerResponseReq = 19, "net/http", "response", "req";
+    ServerResponseStatus = 20, "net/http", "response", "status";
+    ServerResponseWritten = 21, "net/http", "response", "written";
+    ConnBufr = 22, "net/http", "conn", "bufr";
+    ConnTlsState = 23, "net/http", "conn", "tlsState";
+    BufioReaderBuf = 24, "bufio", "Reader", "buf";
+    BufioReaderR = 25, "bufio", "Reader", "r";
+    PersistConnConn = 26, "net/http", "persistConn", "conn";
+    PersistConnTlsState = 27, "net/http", "persistConn", "tlsState";
+    NetFdNet = 28, "net", "netFD", "net";
+    NetFdLaddr = 29, "net", "netFD", "laddr";
+    NetFdRaddr = 30, "net", "netFD", "raddr";
+    TcpAddrIp = 31, "net", "TCPAddr", "IP";
+    TcpAddrPort = 32, "net", "TCPAddr", "Port";
+    CancelCtxErr = 33, "context", "cancelCtx", "err";
+}
+
+/// Slots of an [`Offsets`] table; room for later fields without changing its size.
+pub const FIELDS_MAX: usize = 64;
+
+/// The offset of a field that this binary does not have.
+pub const ABSENT: u16 = u16::MAX;
+
+/// The field offsets of one binary, by the number of the [`GoField`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Offsets(pub [u16; FIELDS_MAX]);
+
+const _: () = assert!(size_of::<Offsets>() == 128);
+
+impl Offsets {
+    /// A table in which every field is absent.
+    pub const NONE: Self = Self([ABSENT; FIELDS_MAX]);
+
+    /// The offset of `field`, or [`ABSENT`].
+    #[inline(always)]
+    pub const fn raw(&self, field: GoField) -> u16 {
+        // Numbers are below `FIELDS_MAX`, as the test below checks; the kernel side must not panic.
+        self.0[field as usize & (FIELDS_MAX - 1)]
+    }
+
+    /// The offset of `field` where the binary has it.
+    #[inline(always)]
+    pub const fn get(&self, field: GoField) -> Option<u64> {
+        match self.raw(field) {
+            ABSENT => None,
+            offset => Some(offset as u64),
+        }
+    }
+
+    /// Sets the offset of `field`.
+    pub const fn set(&mut self, field: GoField, offset: u16) {
+        self.0[field as usize & (FIELDS_MAX - 1)] = offset;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_positions_and_fit() {
+        for (position, field) in GoField::ALL.iter().enumerate() {
+            assert_eq!(*field as usize, position, "{field:?}");
+        }
+        assert!(GoField::ALL.len() <= FIELDS_MAX);
+    }
+
+    #[test]
+    fn an_absent_field_has_no_offset() {
+        let mut offsets = Offsets::NONE;
+        assert_eq!(offsets.get(GoField::GGoid), None);
+        offsets.set(GoField::GGoid, 160);
+        assert_eq!(offsets.get(GoField::GGoid), Some(160));
+    }
+}

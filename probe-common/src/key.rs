@@ -1,0 +1,51 @@
+//! Keys of the maps that both sides touch.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A goroutine: ids are never reused within a process, addresses of `runtime.g` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GoroutineKey {
+    pub goid: u64,
+    pub tgid: u32,
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<GoroutineKey>() == 16);
+
+/// A Go value at an address of a process, such as a `context.Context`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PointerKey {
+    pub pointer: u64,
+    pub tgid: u32,
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<PointerKey>() == 16);
+
+/// A client socket as both the Go program and `sk_msg` can name it.
+///
+/// The local address is left out: a process with two sockets of equal ports and peer would need two local
+/// addresses, and the ephemeral port differs in practice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SocketKey {
+    /// IPv6, or IPv4 mapped into it.
+    pub remote_address: [u8; 16],
+    pub tgid: u32,
+    pub local_port: u16,
+    pub remote_port: u16,
+}
+
+const _: () = assert!(size_of::<SocketKey>() == 24);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: zerocopy's derives above prove that each is plain bytes without padding.
+    unsafe impl aya::Pod for super::GoroutineKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PointerKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SocketKey {}
+}

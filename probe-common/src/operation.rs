@@ -1,0 +1,1 @@
+//! Operation names: `METHOD:/path`, one answer for both sides.

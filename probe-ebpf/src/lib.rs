@@ -1,0 +1,1 @@
+//! Empty: lets Cargo see a library.

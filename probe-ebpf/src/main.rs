@@ -1,0 +1,3 @@
+//! kernel programs
+
+fn main() {}

@@ -1,0 +1,14 @@
+//! skyprobe: traces unmodified programs by eBPF and reports them to Apache SkyWalking.
+//!
+//! ```text
+//! SHELL    kernel::ring   bytes          kernel::loss   counters
+//!             │
+//! PURE     event::decode  bytes → Event
+//!          trace::Tracer  Event → Segment (Entry, Exit and Local spans, references)
+//!             │
+//! SHELL    export ──▶ text | json | skywalking
+//!
+//! sideways: discover (Target) → instrument (Instrumentation, offsets) → kernel::attach, kernel::enrol
+//! ```
+
+pub mod trace;

@@ -1,0 +1,3 @@
+//! skyprobe
+
+fn main() {}

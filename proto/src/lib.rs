@@ -1,0 +1,1 @@
+//! SkyWalking wire types.

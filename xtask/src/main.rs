@@ -1,0 +1,3 @@
+//! Everything that is not `cargo build`.
+
+fn main() {}
