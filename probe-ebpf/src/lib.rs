@@ -1,1 +1,2 @@
 //! Empty: lets Cargo see a library.
+#![no_std]
