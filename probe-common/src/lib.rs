@@ -15,9 +15,13 @@
 //!    the verifier accepts, and is tested on the host.
 #![cfg_attr(not(test), no_std)]
 
+pub mod array;
+pub mod base64;
 pub mod context;
 pub mod event;
 pub mod field;
+pub mod hash;
+pub mod hex;
 pub mod key;
 pub mod limits;
 pub mod loss;

@@ -7,16 +7,20 @@ pub const PATH_MAX: usize = 256;
 pub const METHOD_MAX: usize = 16;
 /// Bytes of a host or peer: DNS names may be 253 bytes, but OAP never aliases a peer over 70.
 pub const HOST_MAX: usize = 128;
-/// Bytes of a `ServeMux` pattern.
-pub const PATTERN_MAX: usize = 160;
+/// Bytes of a `ServeMux` pattern. A power of two, as the other buffers that are read by a masked index.
+pub const PATTERN_MAX: usize = 256;
 /// Bytes of an incoming `sw8` value. SkyWalking bounds its parts so that real ones stay below 900.
 pub const SW8_MAX: usize = 1024;
+/// Bytes of the trace id in an `sw8`: base64 of the 150 characters that OAP's column has.
+pub const TRACE_ID_BASE64_MAX: usize = 200;
 /// Bytes of an incoming `sw8-correlation` value that is passed on.
 pub const CORRELATION_MAX: usize = 512;
 /// Bytes of `sw8-x`: a mode digit, a dash and a millisecond timestamp.
 pub const SW8_X_MAX: usize = 32;
 /// `00-<32 hex>-<16 hex>-<2 hex>`.
 pub const TRACEPARENT_LEN: usize = 55;
+/// Bytes of an incoming `traceparent` that are kept: a later version's may be longer.
+pub const TRACEPARENT_BYTES: usize = 64;
 /// Bytes of an operation name: OAP's endpoint column is 150 characters.
 pub const OPERATION_MAX: usize = 150;
 /// Bytes of a service or instance name: OAP cuts both at 70 characters.
