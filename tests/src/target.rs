@@ -1,0 +1,433 @@
+//! The programs to be traced: builds them, starts them, talks to them.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::{
+    client,
+    truth::{self, Record},
+};
+
+/// How long a program may take to say where it listens.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where downloads and built targets are kept between runs.
+#[expect(clippy::disallowed_methods, reason = "the harness has no config module")]
+pub fn cache_dir() -> PathBuf {
+    let chosen = std::env::var_os("SKYPROBE_CACHE").map(PathBuf::from);
+    chosen.unwrap_or_else(|| {
+        PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache/skyprobe")
+    })
+}
+
+/// A Go toolchain.
+#[derive(Clone, Debug)]
+pub struct Go {
+    command: PathBuf,
+    /// As `go env GOVERSION` has it: `go1.26.8`.
+    pub version: String,
+}
+
+impl Go {
+    /// The one that `SKYPROBE_GO` names, or `go` on the path.
+    #[expect(clippy::disallowed_methods, reason = "the harness has no config module")]
+    pub fn system() -> Result<Self> {
+        Self::at(std::env::var_os("SKYPROBE_GO").map_or_else(|| "go".into(), PathBuf::from))
+    }
+
+    /// The one whose `go` is `command`.
+    pub fn at(command: PathBuf) -> Result<Self> {
+        let output = Command::new(&command)
+            .args(["env", "GOVERSION"])
+            .env("GOTOOLCHAIN", "local")
+            .output()
+            .with_context(|| format!("run {} env GOVERSION", command.display()))?;
+        let version = String::from_utf8(output.stdout)?.trim().to_owned();
+        ensure!(
+            output.status.success() && version.starts_with("go"),
+            "{} tells no version",
+            command.display()
+        );
+        Ok(Self { command, version })
+    }
+}
+
+/// A Go program of `tests/targets/go` and how to build it.
+#[derive(Clone, Debug)]
+pub struct GoBuild {
+    package: String,
+    flags: Vec<String>,
+    cgo: bool,
+}
+
+impl GoBuild {
+    /// `package` is a folder below `tests/targets/go`: `net_http`, `demo/gateway`.
+    pub fn new(package: &str) -> Self {
+        Self {
+            package: package.to_owned(),
+            flags: Vec::new(),
+            cgo: false,
+        }
+    }
+
+    /// A flag of `go build`, as `-ldflags=-s -w` or `-buildmode=pie`.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// Lets the C compiler in, as a program that uses cgo needs.
+    #[must_use]
+    pub fn cgo(mut self) -> Self {
+        self.cgo = true;
+        self
+    }
+
+    /// Builds it, or takes the program of an earlier run if nothing has changed since.
+    pub fn build(&self, go: &Go) -> Result<PathBuf> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("targets/go")
+            .join(&self.package);
+        let mut hasher = DefaultHasher::new();
+        (&go.version, &self.flags, self.cgo).hash(&mut hasher);
+        hash_sources(&source, &mut hasher)?;
+        // The module may be the folder above.
+        if let Ok(module) = fs::read(source.join("../go.mod")) {
+            module.hash(&mut hasher);
+        }
+        let folder = cache_dir().join("targets");
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let name = self.package.rsplit('/').next().unwrap_or("target");
+        let folder = folder.join(format!("{}-{:016x}", go.version, hasher.finish()));
+        let program = folder.join(name);
+        if program.exists() {
+            return Ok(program);
+        }
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        // Two tests may build the same program at once: each writes its own file, the last rename stays.
+        let unfinished = tempfile::Builder::new()
+            .prefix(name)
+            .tempfile_in(&folder)?
+            .into_temp_path();
+        let output = Command::new(&go.command)
+            .arg("build")
+            .args(&self.flags)
+            .arg("-o")
+            .arg(&unfinished)
+            .arg(".")
+            .current_dir(&source)
+            .env("GOTOOLCHAIN", "local")
+            .env("GOFLAGS", "-buildvcs=false")
+            .env("CGO_ENABLED", if self.cgo { "1" } else { "0" })
+            .output()
+            .with_context(|| format!("run {}", go.command.display()))?;
+        ensure!(
+            output.status.success(),
+            "{} does not build {} {:?}:\n{}",
+            go.version,
+            self.package,
+            self.flags,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        fs::rename(&unfinished, &program).with_context(|| format!("create {}", program.display()))?;
+        Ok(program)
+    }
+}
+
+fn hash_sources(folder: &Path, hasher: &mut DefaultHasher) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    for path in paths.iter().filter(|path| path.is_file()) {
+        path.file_name().hash(hasher);
+        fs::read(path)?.hash(hasher);
+    }
+    Ok(())
+}
+
+/// A running program.
+#[derive(Debug)]
+pub struct Target {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Target {
+    /// Starts it.
+    pub fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::spawn(Command::new(program).args(arguments))
+    }
+
+    /// Starts a prepared command.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", command.get_program().display()))?;
+        let stdout = child.stdout.take().context("standard output is piped")?;
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, lines })
+    }
+
+    /// Starts it and stops it before its first instruction, so that nothing it does can be missed.
+    pub fn start_stopped(program: &Path, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let target = Self::spawn(&mut command)?;
+        let pid = target.pid_t();
+        let mut status = 0;
+        // SAFETY: `status` outlives the call; the process is our child and its exec stops it.
+        let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        ensure!(
+            waited == pid && libc::WIFSTOPPED(status),
+            "{} did not stop at its exec",
+            program.display()
+        );
+        // SAFETY: we trace the process since its exec. It goes on under a stop signal, which is what is wanted.
+        let detached = unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, libc::SIGSTOP) };
+        ensure!(
+            detached == 0,
+            "detach from {}: {}",
+            program.display(),
+            std::io::Error::last_os_error()
+        );
+        Ok(target)
+    }
+
+    /// Lets a stopped program go.
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn pid_t(&self) -> libc::pid_t {
+        libc::pid_t::try_from(self.child.id()).unwrap_or(libc::pid_t::MAX)
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: the child has not been waited for, so its pid is still its own.
+        unsafe { libc::kill(self.pid_t(), signal) };
+    }
+
+    /// The next line it prints.
+    pub fn line(&self) -> Result<String> {
+        self.lines
+            .recv_timeout(START_TIMEOUT)
+            .context("the program printed no line")
+    }
+
+    /// The address at the end of the next line, as `… listens on http://127.0.0.1:1234`.
+    pub fn address(&self) -> Result<String> {
+        let line = self.line()?;
+        let address = line.rsplit("http://").next().unwrap_or_default();
+        ensure!(address.contains(':'), "no address in {line:?}");
+        Ok(address.to_owned())
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.child.wait()?)
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Asks it to end and waits.
+    pub fn terminate(mut self) -> Result<ExitStatus> {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where a service of `targets/go/net_http` listens. Each is a base URL.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Addresses {
+    pub main: String,
+    pub tls: String,
+    pub hasty: String,
+    pub late: String,
+}
+
+/// A service of `targets/go/net_http`.
+#[derive(Debug)]
+pub struct Service {
+    pub target: Target,
+    pub addresses: Addresses,
+    /// What it printed about its addresses: what the next service wants to know.
+    pub printed: String,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+impl Service {
+    /// Starts the service `name`, which calls `next`, or itself. Its calls are numbered from `first_id` on.
+    pub fn start(program: &Path, name: &str, first_id: u64, next: Option<&Self>) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let log = folder.path().join("truth.log");
+        let mut command = Command::new(program);
+        command
+            .args(["serve", "-name", name, "-first-id", &first_id.to_string(), "-log"])
+            .arg(&log);
+        if let Some(next) = next {
+            command.args(["-next", &next.printed]);
+        }
+        // What the probe takes for its name unless it is told otherwise.
+        command.env("SW_AGENT_NAME", name);
+        let target = Target::spawn(&mut command)?;
+        let printed = target.line()?;
+        let addresses =
+            serde_json::from_str(&printed).with_context(|| format!("addresses in {printed:?}"))?;
+        Ok(Self {
+            target,
+            addresses,
+            printed,
+            log,
+            _folder: folder,
+        })
+    }
+
+    /// `host:port` of the main port.
+    pub fn host(&self) -> &str {
+        host(&self.addresses.main)
+    }
+
+    /// `GET path` at the main port; the connection is closed afterwards.
+    pub fn get(&self, path: &str) -> Result<client::Response> {
+        client::get(self.host(), path)
+    }
+
+    /// Everything it has done so far, once the goroutines are done that its requests have left behind.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        let response = self.get("/flush")?;
+        ensure!(response.status == 200, "flush: {response:?}");
+        truth::records(&fs::read_to_string(&self.log)?)
+    }
+}
+
+/// `host:port` of a base URL.
+pub fn host(url: &str) -> &str {
+    url.split("://").nth(1).unwrap_or(url)
+}
+
+/// What the load says of itself.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LoadSummary {
+    pub sent: u64,
+    pub failed: u64,
+    pub first_error: String,
+    pub seconds: f64,
+    pub per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+}
+
+/// The client of `targets/go/net_http` that asks a service for a mix of everything.
+#[derive(Debug)]
+pub struct Load {
+    child: Child,
+}
+
+impl Load {
+    /// `shapes` empty: the whole mix.
+    pub fn start(program: &Path, on: &Service, rate: u32, seconds: f64, shapes: &str) -> Result<Self> {
+        let child = Command::new(program)
+            .args([
+                "load",
+                "-target",
+                &on.printed,
+                "-first-id",
+                "1",
+                "-shapes",
+                shapes,
+            ])
+            .args(["-rate", &rate.to_string(), "-seconds", &seconds.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        Ok(Self { child })
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Result<LoadSummary> {
+        let mut printed = String::new();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            stdout.read_to_string(&mut printed)?;
+        }
+        if !self.child.wait()?.success() {
+            bail!("the load failed: {printed:?}");
+        }
+        serde_json::from_str(&printed).with_context(|| format!("summary in {printed:?}"))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_program_has_run_nothing() {
+        let target = Target::start_stopped(Path::new("/bin/echo"), &["hello"]).unwrap();
+        assert_eq!(
+            fs::read_link(format!("/proc/{}/exe", target.pid())).unwrap(),
+            fs::canonicalize("/bin/echo").unwrap()
+        );
+        let state = || fs::read_to_string(format!("/proc/{}/stat", target.pid())).unwrap();
+        while !state().contains(") T ") {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(target.lines.try_recv().is_err());
+        target.resume();
+        assert_eq!(target.line().unwrap(), "hello");
+    }
+}
