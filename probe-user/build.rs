@@ -1,4 +1,5 @@
-//! Builds the kernel object and leaves it in `OUT_DIR` under the name `probe`.
+//! Builds the kernel object and leaves it in `OUT_DIR` under the name `probe`; with the feature `kernel-log` a second
+//! one that logs lies beside it, `probe-kernel-log`.
 //!
 //! Our own and not `aya-build`: that one asks rustup for a toolchain by name, and the object may as well be built
 //! by a distribution's compiler that has `core` for BPF ready.
@@ -43,44 +44,49 @@ fn build() -> Result<(), String> {
     }
     println!("cargo::rerun-if-changed=../probe-ebpf/build.rs");
 
-    let object = path_of("OUT_DIR")?.join("probe");
+    let out_dir = path_of("OUT_DIR")?;
+    let mut objects = vec![(out_dir.join("probe"), KernelLog::Off)];
+    if env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some() {
+        objects.push((out_dir.join("probe-kernel-log"), KernelLog::On));
+    }
     if env::var_os("SKYPROBE_BPF_SKIP").is_some_and(|value| value == "1") {
         println!(
             "cargo::warning=SKYPROBE_BPF_SKIP=1: the kernel object is an empty stub, and nothing can be traced"
         );
-        return fs::write(&object, []).map_err(|error| format!("write {}: {error}", object.display()));
+        for (object, _) in &objects {
+            fs::write(object, []).map_err(|error| format!("write {}: {error}", object.display()))?;
+        }
+        return Ok(());
     }
 
-    let toolchain = search().run().map_err(|missing| missing.to_string())?;
-    println!("cargo::rerun-if-changed={}", toolchain.rustc.display());
+    let toolchain = Search::from_environment()
+        .run()
+        .map_err(|missing| missing.to_string())?;
+    println!("cargo::rerun-if-changed={}", toolchain.compiler.rustc.display());
     println!("cargo::rerun-if-changed={}", toolchain.linker.display());
-    let kernel_log = env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some();
-    let built = compile(&toolchain, kernel_log)?;
-    fs::copy(&built, &object)
-        .map_err(|error| format!("copy {} to {}: {error}", built.display(), object.display()))?;
+    for (object, kernel_log) in &objects {
+        let built = compile(&toolchain, *kernel_log, &shared_directory(&out_dir))?;
+        fs::copy(&built, object)
+            .map_err(|error| format!("copy {} to {}: {error}", built.display(), object.display()))?;
+    }
     Ok(())
 }
 
-fn search() -> Search {
-    let mut directories: Vec<PathBuf> = env::var_os("PATH")
-        .map(|path| env::split_paths(&path).collect())
-        .unwrap_or_default();
-    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
-    directories.extend(cargo_home.map(|home| home.join("bin")));
-    Search {
-        named_rustc: env::var_os("SKYPROBE_BPF_RUSTC").map(PathBuf::from),
-        named_linker: env::var_os("SKYPROBE_BPF_LINKER").map(PathBuf::from),
-        current_rustc: env::var_os("RUSTC").map(PathBuf::from),
-        directories,
-    }
+/// Whether the object's programs speak through aya-log.
+#[derive(Clone, Copy)]
+enum KernelLog {
+    Off,
+    On,
 }
 
 /// Compiles the package `probe-ebpf` and says where the object lies.
-fn compile(toolchain: &Toolchain, kernel_log: bool) -> Result<PathBuf, String> {
-    let target_dir =
-        shared_directory(&path_of("OUT_DIR")?).join(if kernel_log { "kernel-log" } else { "plain" });
-    let cargo = toolchain.cargo.clone().map_or_else(|| path_of("CARGO"), Ok)?;
+fn compile(toolchain: &Toolchain, kernel_log: KernelLog, directory: &Path) -> Result<PathBuf, String> {
+    let Toolchain { compiler, linker } = toolchain;
+    let target_dir = directory.join(match kernel_log {
+        KernelLog::Off => "plain",
+        KernelLog::On => "kernel-log",
+    });
+    let cargo = compiler.cargo.clone().map_or_else(|| path_of("CARGO"), Ok)?;
     let workspace = path_of("CARGO_MANIFEST_DIR")?.join("..");
 
     let mut command = Command::new(&cargo);
@@ -100,12 +106,15 @@ fn compile(toolchain: &Toolchain, kernel_log: bool) -> Result<PathBuf, String> {
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(workspace);
-    if kernel_log {
-        command.args(["--features", "kernel-log"]);
+    match kernel_log {
+        KernelLog::Off => {}
+        KernelLog::On => {
+            command.args(["--features", "kernel-log"]);
+        }
     }
     // aya-ebpf turns on an unstable feature, and `-Z` is one: a stable compiler knows both, and with this admits it.
     command.env("RUSTC_BOOTSTRAP", "1");
-    match toolchain.core {
+    match compiler.core {
         Core::Prebuilt => {}
         Core::Source => {
             command.args(["-Z", "build-std=core"]);
@@ -114,11 +123,10 @@ fn compile(toolchain: &Toolchain, kernel_log: bool) -> Result<PathBuf, String> {
 
     let arch =
         env::var("CARGO_CFG_TARGET_ARCH").map_err(|error| format!("CARGO_CFG_TARGET_ARCH: {error}"))?;
-    let linker = toolchain.linker.display();
     let flags = [
         // For aya: whose registers the programs read.
         format!("--cfg=bpf_target_arch=\"{arch}\""),
-        format!("-Clinker={linker}"),
+        format!("-Clinker={}", linker.display()),
         // v3 (kernel 5.12) has atomic operations that return the old value.
         "-Ctarget-cpu=v3".to_owned(),
         "-Cdebuginfo=2".to_owned(),
@@ -126,8 +134,8 @@ fn compile(toolchain: &Toolchain, kernel_log: bool) -> Result<PathBuf, String> {
     ];
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     // So that its build script watches the linker.
-    command.env("SKYPROBE_BPF_LINKER", &toolchain.linker);
-    command.env("RUSTC", &toolchain.rustc);
+    command.env("SKYPROBE_BPF_LINKER", linker);
+    command.env("RUSTC", &compiler.rustc);
     // Whatever wraps the host's compiler (clippy does) has no business here; nor has the host's profile or target.
     for variable in [
         "RUSTC_WRAPPER",
@@ -152,7 +160,7 @@ fn compile(toolchain: &Toolchain, kernel_log: bool) -> Result<PathBuf, String> {
     if !output.status.success() {
         return Err(format!(
             "the kernel programs (package probe-ebpf) did not compile with {}: see the warnings above",
-            toolchain.rustc.display()
+            compiler.rustc.display()
         ));
     }
     Ok(target_dir.join(TARGET).join("release/probe"))

@@ -4,7 +4,7 @@
 //! search does not find: one search, so that they cannot disagree.
 
 use std::{
-    fmt,
+    env, fmt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,11 +18,17 @@ const OLDEST_MINOR: u32 = 95;
 /// What compiles and links the kernel object.
 #[derive(Debug)]
 pub(crate) struct Toolchain {
+    pub(crate) compiler: Compiler,
+    pub(crate) linker: PathBuf,
+}
+
+/// A Rust compiler that has `core` for BPF.
+#[derive(Debug)]
+pub(crate) struct Compiler {
     pub(crate) rustc: PathBuf,
     /// `None`: any cargo will do. Building `core` takes the cargo that came with the sources.
     pub(crate) cargo: Option<PathBuf>,
     pub(crate) core: Core,
-    pub(crate) linker: PathBuf,
 }
 
 /// Where `core` for the BPF target comes from.
@@ -71,48 +77,58 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Where to look. The environment is read by the caller.
-#[derive(Debug, Default)]
+/// Where to look.
+#[derive(Debug)]
 pub(crate) struct Search {
     /// `SKYPROBE_BPF_RUSTC`: this compiler and no other.
-    pub(crate) named_rustc: Option<PathBuf>,
+    named_rustc: Option<PathBuf>,
     /// `SKYPROBE_BPF_LINKER`: this linker and no other.
-    pub(crate) named_linker: Option<PathBuf>,
-    /// The compiler that compiles the rest.
-    pub(crate) current_rustc: Option<PathBuf>,
+    named_linker: Option<PathBuf>,
+    /// The compiler that compiles the rest, where Cargo says it.
+    current_rustc: Option<PathBuf>,
     /// Directories of `PATH`, then Cargo's own for installed binaries.
-    pub(crate) directories: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
 }
 
 impl Search {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "where tools lie is said by the environment"
+    )]
+    pub(crate) fn from_environment() -> Self {
+        let mut directories: Vec<PathBuf> = env::var_os("PATH")
+            .map(|path| env::split_paths(&path).collect())
+            .unwrap_or_default();
+        let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+        let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+        directories.extend(cargo_home.map(|home| home.join("bin")));
+        Self {
+            named_rustc: env::var_os("SKYPROBE_BPF_RUSTC").map(PathBuf::from),
+            named_linker: env::var_os("SKYPROBE_BPF_LINKER").map(PathBuf::from),
+            current_rustc: env::var_os("RUSTC").map(PathBuf::from),
+            directories,
+        }
+    }
+
     /// The first pair that can build the object.
     pub(crate) fn run(&self) -> Result<Toolchain, Missing> {
-        let (rustc, cargo, core) = self.compiler()?;
-        let linker = self.linker()?;
         Ok(Toolchain {
-            rustc,
-            cargo,
-            core,
-            linker,
+            compiler: self.compiler()?,
+            linker: self.linker()?,
         })
     }
 
     /// A compiler, and where its `core` for BPF comes from.
-    pub(crate) fn compiler(&self) -> Result<(PathBuf, Option<PathBuf>, Core), Missing> {
+    pub(crate) fn compiler(&self) -> Result<Compiler, Missing> {
         if let Some(named) = &self.named_rustc {
             return examine(named).ok_or_else(|| Missing::NamedCompiler(named.clone()));
         }
         let current = self.current_rustc.clone().into_iter();
         let on_path = self.directories.iter().map(|directory| directory.join("rustc"));
         let system = std::iter::once(PathBuf::from("/usr/bin/rustc"));
-        let near = current
-            .clone()
-            .chain(rustup_compilers())
-            .chain(on_path)
-            .chain(system)
-            .filter(|path| path.is_file());
         // The same compiler may be met several times; looking twice costs milliseconds.
-        near.into_iter()
+        let mut candidates = current.chain(rustup_compilers()).chain(on_path).chain(system);
+        candidates
             .find_map(|rustc| examine(&rustc))
             .ok_or(Missing::Compiler)
     }
@@ -150,7 +166,7 @@ fn rustup_compilers() -> Vec<PathBuf> {
 }
 
 /// What this compiler offers for the BPF target, if anything.
-fn examine(rustc: &Path) -> Option<(PathBuf, Option<PathBuf>, Core)> {
+fn examine(rustc: &Path) -> Option<Compiler> {
     let version = output(Command::new(rustc).arg("--version"))?;
     if minor_version(&version)? < OLDEST_MINOR {
         return None;
@@ -158,11 +174,19 @@ fn examine(rustc: &Path) -> Option<(PathBuf, Option<PathBuf>, Core)> {
     let sysroot = PathBuf::from(output(Command::new(rustc).args(["--print", "sysroot"]))?.trim());
     let libraries = sysroot.join("lib/rustlib");
     if holds_core(&libraries.join(TARGET).join("lib")) {
-        return Some((rustc.to_path_buf(), None, Core::Prebuilt));
+        return Some(Compiler {
+            rustc: rustc.to_path_buf(),
+            cargo: None,
+            core: Core::Prebuilt,
+        });
     }
     if libraries.join("src/rust/library/core/Cargo.toml").is_file() {
         let cargo = Some(sysroot.join("bin/cargo")).filter(|cargo| cargo.is_file());
-        return Some((rustc.to_path_buf(), cargo, Core::Source));
+        return Some(Compiler {
+            rustc: rustc.to_path_buf(),
+            cargo,
+            core: Core::Source,
+        });
     }
     None
 }
