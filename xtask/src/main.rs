@@ -1,3 +1,38 @@
-//! Everything that is not `cargo build`.
+//! `cargo xtask`: reads the command and calls it.
+#![expect(clippy::print_stderr, reason = "the one place that reports an error")]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{build, process, test, toolchain};
+
+/// The project's tools
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Get what the kernel programs are built with, where it is missing
+    Toolchain,
+    /// Build the release binary, target/release/skyprobe
+    Build,
+    /// Run every test there is
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    process::stop_on_signals();
+    let outcome = match Arguments::parse().command {
+        Command::Toolchain => toolchain::install().map(|()| ExitCode::SUCCESS),
+        Command::Build => build::release().map(|_| ExitCode::SUCCESS),
+        Command::Test(options) => test::run(&options),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

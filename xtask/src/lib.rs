@@ -1,0 +1,13 @@
+//!
+//! A library as well as a binary, because the package `tests` gets what it must install from here.
+#![expect(clippy::print_stderr, reason = "a tool that people watch")]
+#![expect(clippy::print_stdout, reason = "its results go to stdout")]
+
+pub mod build;
+pub mod process;
+pub mod step;
+pub mod test;
+pub mod toolchain;
+
+#[cfg(test)]
+mod tidy;

@@ -1,0 +1,150 @@
+//! Counting passes, failures and skips out of what test binaries print.
+
+use std::fmt;
+
+/// The sums over everything.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+    /// Each with its reason.
+    pub(super) skips: Vec<String>,
+    pub(super) failures: Vec<String>,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed,
+            self.skips.len()
+        )
+    }
+}
+
+impl Counts {
+    /// A check that is not a test binary counts as one.
+    pub(super) fn check(&mut self, name: &str, outcome: anyhow::Result<()>) {
+        match outcome {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                self.failed += 1;
+                self.failures.push(format!("{name}: {error:#}"));
+            }
+        }
+    }
+
+    pub(super) fn skip(&mut self, skip: String) {
+        self.skips.push(skip);
+    }
+
+    /// Adds one test binary. `skipped` holds a line for each test that found out, running, that it cannot run here: to
+    /// the binary it passed.
+    pub(super) fn add(&mut self, name: &str, output: &Output, skipped: &str, status: &str) {
+        let skipped: Vec<String> = skipped.lines().map(|line| format!("{name} {line}")).collect();
+        self.passed += output.passed.saturating_sub(skipped.len());
+        self.failed += output.failed;
+        self.skips.extend(skipped);
+        self.skips
+            .extend(output.ignored.iter().map(|ignored| format!("{name} {ignored}")));
+        self.failures
+            .extend(output.failures.iter().map(|failure| format!("{name} {failure}")));
+        if output.results == 0 {
+            // Without a result line it crashed, hung, or is no test binary at all.
+            self.failed += 1;
+            self.failures
+                .push(format!("{name}: ended without a result ({status})"));
+        }
+    }
+}
+
+/// What one test binary said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Output {
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+    /// `name: reason`.
+    pub(super) ignored: Vec<String>,
+    pub(super) failures: Vec<String>,
+    /// How many lines `test result: …` there were: one a binary.
+    pub(super) results: usize,
+}
+
+impl Output {
+    pub(super) fn parse(text: &str) -> Self {
+        let mut output = Self::default();
+        for line in text.lines() {
+            if let Some(result) = line.strip_prefix("test result: ") {
+                output.results += 1;
+                output.passed += count(result, "passed");
+                output.failed += count(result, "failed");
+            } else if let Some((name, outcome)) = line
+                .strip_prefix("test ")
+                .and_then(|line| line.rsplit_once(" ... "))
+            {
+                if let Some(reason) = outcome.strip_prefix("ignored") {
+                    let reason = reason.strip_prefix(", ").unwrap_or("no reason given");
+                    output.ignored.push(format!("{name}: {reason}"));
+                } else if outcome == "FAILED" {
+                    output.failures.push(name.to_owned());
+                }
+            }
+        }
+        output
+    }
+}
+
+/// The number before this word in `ok. 3 passed; 0 failed; …`.
+fn count(result: &str, word: &str) -> usize {
+    let mut words = result.split([' ', ';']);
+    let mut last = "";
+    loop {
+        match words.next() {
+            None => return 0,
+            Some(this) if this == word => return last.parse().unwrap_or(0),
+            Some(this) => last = this,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "
+running 4 tests
+test a::works ... ok
+test a::breaks ... FAILED
+test b::slow ... ignored, takes an hour
+test c::skips_itself ... ok
+
+test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
+";
+
+    #[test]
+    fn a_binary_is_counted_with_names_and_reasons() {
+        let mut counts = Counts::default();
+        counts.add(
+            "x/y",
+            &Output::parse(TEXT),
+            "c::skips_itself: no JDK here\n",
+            "exit status: 101",
+        );
+        assert_eq!(counts.to_string(), "1 passed, 1 failed, 2 skipped");
+        assert_eq!(counts.failures, ["x/y a::breaks"]);
+        assert_eq!(
+            counts.skips,
+            ["x/y c::skips_itself: no JDK here", "x/y b::slow: takes an hour"]
+        );
+    }
+
+    #[test]
+    fn a_binary_without_a_result_has_failed() {
+        let mut counts = Counts::default();
+        counts.add("x/y", &Output::parse("running 4 tests\n"), "", "signal: 11");
+        assert_eq!(counts.failed, 1);
+        assert_eq!(counts.failures, ["x/y: ended without a result (signal: 11)"]);
+    }
+}
