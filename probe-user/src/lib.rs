@@ -11,4 +11,8 @@
 //! sideways: discover (Target) → instrument (Instrumentation, offsets) → kernel::attach, kernel::enrol
 //! ```
 
+pub mod clock;
+pub mod config;
+pub mod discover;
+pub mod naming;
 pub mod trace;

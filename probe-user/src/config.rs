@@ -1,0 +1,212 @@
+//! The configuration: flags, environment and file become one plain [`Config`]. The only reader of all three.
+//!
+//! Each setting is a [`key::Key`] and arrives as text with its origin, whichever source it came from; one
+//! parser per key turns it into a value, so a wrong value gets the same answer everywhere. A flag beats the
+//! environment, the environment beats the file, the file beats the default, key by key.
+
+mod environment;
+mod error;
+mod file;
+mod flags;
+mod key;
+mod resolve;
+mod value;
+
+use std::{ffi::OsString, path::PathBuf};
+
+pub use self::{environment::process_environment, error::ConfigError};
+
+/// What one call of the program is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invocation {
+    Run(Box<Config>),
+    Inspect {
+        subject: Subject,
+        json: bool,
+    },
+    Doctor {
+        json: bool,
+    },
+    /// Help or version: this text goes to stdout and nothing else is done.
+    Show(String),
+}
+
+/// What `inspect` looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Pid(u32),
+    File(PathBuf),
+}
+
+/// Everything `skyprobe run` needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub select: Select,
+    pub naming: Naming,
+    pub export: Export,
+    /// Where `text` and `json` go; stdout when there is none.
+    pub output: Option<PathBuf>,
+    pub color: Color,
+    pub oap: Oap,
+    pub propagate: Propagate,
+    pub routes: Routes,
+    /// Spans also say how their parent was found, and the like.
+    pub debug_tags: bool,
+    pub log: LogLevel,
+}
+
+/// Which processes to trace: each that meets any of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Select {
+    pub pids: Vec<u32>,
+    /// Globs, known to be well-formed, for the executable's whole path or its base name.
+    pub exes: Vec<String>,
+    /// Listening TCP ports.
+    pub ports: Vec<u16>,
+    /// Every process that runs a Go program.
+    pub all_go: bool,
+}
+
+impl Select {
+    pub fn is_empty(&self) -> bool {
+        self.pids.is_empty() && self.exes.is_empty() && self.ports.is_empty() && !self.all_go
+    }
+}
+
+/// What the user says about names; what is missing is read from the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Naming {
+    pub service: Option<String>,
+    pub instance: Option<String>,
+    pub namespace: Option<String>,
+    pub cluster: Option<String>,
+}
+
+/// Where segments go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Export {
+    /// A live tree per trace.
+    Text,
+    /// One segment per line.
+    Json,
+    /// A SkyWalking OAP.
+    SkyWalking,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Color {
+    /// When the output is a terminal.
+    Auto,
+    Always,
+    Never,
+}
+
+/// How a SkyWalking OAP is reached and fed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oap {
+    /// Tried in turn; never empty.
+    pub addresses: Vec<Address>,
+    /// The token each call carries.
+    pub authentication: Option<String>,
+    pub tls: Option<Tls>,
+    /// Segments that may wait; more are dropped and counted.
+    pub queue_segments: usize,
+    /// Segments sent at once.
+    pub batch_segments: usize,
+    /// How long a segment waits for others to be sent with.
+    pub batch_delay_ms: u64,
+    /// How long one call may take.
+    pub timeout_s: u64,
+    /// How often each instance says that it is alive.
+    pub heartbeat_s: u64,
+}
+
+/// `host:port`, where the host may be a name, an IPv4 address, or an IPv6 address in brackets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(formatter, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(formatter, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// TLS towards the OAP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM; the well-known public authorities when there is none.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, when the OAP asks for one.
+    pub client: Option<ClientCertificate>,
+}
+
+/// PEM files of a certificate chain and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Which headers outgoing requests get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Propagate {
+    pub sw8: bool,
+    pub w3c: bool,
+}
+
+impl Propagate {
+    pub fn is_off(self) -> bool {
+        !self.sw8 && !self.w3c
+    }
+}
+
+/// What the path in an operation name looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// The pattern the server matched, where Go keeps it; else the path with id-like parts folded.
+    Pattern,
+    /// The path as it came.
+    Path,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Reads the command line `arguments` (the first is the program's name), the environment through `lookup`, and
+/// the configuration file the flags name.
+pub fn read(
+    arguments: impl IntoIterator<Item = OsString>,
+    lookup: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Invocation, ConfigError> {
+    let (flags, file) = match flags::parse(arguments)? {
+        flags::Parsed::Run { settings, config } => (settings, config),
+        flags::Parsed::Other(invocation) => return Ok(invocation),
+    };
+    let environment = environment::settings(lookup)?;
+    let file = match file {
+        Some(path) => file::settings(&path)?,
+        None => key::Settings::default(),
+    };
+    let config = resolve::config(
+        &flags.over(environment).over(file),
+        environment::forbids_color(lookup),
+    )?;
+    Ok(Invocation::Run(Box::new(config)))
+}
+
+#[cfg(test)]
+mod tests;

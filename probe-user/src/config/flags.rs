@@ -1,0 +1,303 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{
+    Args, Parser, Subcommand,
+    error::{ContextKind, ErrorKind},
+};
+
+use super::{
+    ConfigError, Invocation, Subject,
+    key::{Given, Key, Origin, Settings},
+};
+
+/// What the command line asks for.
+pub(super) enum Parsed {
+    Run {
+        settings: Settings,
+        config: Option<PathBuf>,
+    },
+    Other(Invocation),
+}
+
+/// Trace unmodified Go programs, from outside, into the terminal or Apache SkyWalking.
+#[derive(Parser)]
+#[command(
+    name = "skyprobe",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Trace running programs, and those that start later, until Ctrl-C
+    Run(Box<Run>),
+    /// Say what could be traced in a program, without touching it
+    Inspect {
+        /// An executable file, or the id of a process
+        #[arg(value_name = "PATH|PID")]
+        subject: OsString,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what works on this machine and what does not, and why
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+// Values stay text here, so that a wrong one gets the same answer whichever source it came from.
+#[derive(Args)]
+#[command(after_help = "At least one of --pid, --exe, --port and --all-go is needed.\n\
+    Settings come from flags, then SW_AGENT_* variables, then the file: see docs/configuration.md.")]
+struct Run {
+    /// Trace this process; may be repeated
+    #[arg(long, value_name = "N", help_heading = "What to trace")]
+    pid: Vec<String>,
+    /// Trace processes whose executable's path or base name matches; may be repeated
+    #[arg(long, value_name = "GLOB", help_heading = "What to trace")]
+    exe: Vec<String>,
+    /// Trace processes that listen on this TCP port; may be repeated
+    #[arg(long, value_name = "N", help_heading = "What to trace")]
+    port: Vec<String>,
+    /// Trace every Go program
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "What to trace")]
+    all_go: Option<String>,
+
+    /// Where traces go: text, json or skywalking [default: text, or skywalking when an OAP is given]
+    #[arg(long, value_name = "FORM", help_heading = "Where it goes")]
+    export: Option<String>,
+    /// Write text or json to this file [default: stdout]
+    #[arg(long, value_name = "FILE", help_heading = "Where it goes")]
+    output: Option<String>,
+    /// Colour the text: auto, always or never [default: auto]
+    #[arg(long, value_name = "WHEN", help_heading = "Where it goes")]
+    color: Option<String>,
+
+    /// The service name [default: SW_AGENT_NAME or OTEL_SERVICE_NAME of the traced process, else its
+    /// executable's name]
+    #[arg(long, value_name = "NAME", help_heading = "Names")]
+    service: Option<String>,
+    /// The instance name [default: SW_AGENT_INSTANCE_NAME of the traced process, else its id, start and host]
+    #[arg(long, value_name = "NAME", help_heading = "Names")]
+    instance: Option<String>,
+    /// The namespace, joined to the service name
+    #[arg(long, value_name = "NAME", help_heading = "Names")]
+    namespace: Option<String>,
+    /// The cluster, joined to the service name
+    #[arg(long, value_name = "NAME", help_heading = "Names")]
+    cluster: Option<String>,
+
+    /// SkyWalking OAP addresses [default: 127.0.0.1:11800]
+    #[arg(long, value_name = "HOST:PORT[,...]", help_heading = "SkyWalking OAP")]
+    oap: Option<String>,
+    /// The token each call to the OAP carries
+    #[arg(long, value_name = "TOKEN", help_heading = "SkyWalking OAP")]
+    authentication: Option<String>,
+    /// Talk TLS to the OAP
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "SkyWalking OAP")]
+    tls: Option<String>,
+    /// Trust this authority's certificate (PEM) instead of the public ones
+    #[arg(long, value_name = "FILE", help_heading = "SkyWalking OAP")]
+    tls_ca: Option<String>,
+    /// Our own certificate chain (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "SkyWalking OAP")]
+    tls_cert: Option<String>,
+    /// The key of our own certificate (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "SkyWalking OAP")]
+    tls_key: Option<String>,
+    /// How many segments may wait to be sent [default: 5000]
+    #[arg(long, value_name = "COUNT", help_heading = "SkyWalking OAP")]
+    queue_segments: Option<String>,
+    /// How many segments are sent at once [default: 500]
+    #[arg(long, value_name = "COUNT", help_heading = "SkyWalking OAP")]
+    batch_segments: Option<String>,
+    /// How long a segment waits for others, in milliseconds [default: 1000]
+    #[arg(long, value_name = "MS", help_heading = "SkyWalking OAP")]
+    batch_delay_ms: Option<String>,
+    /// How long one call may take, in seconds [default: 30]
+    #[arg(long, value_name = "S", help_heading = "SkyWalking OAP")]
+    timeout_s: Option<String>,
+    /// How often instances report that they live, in seconds [default: 30]
+    #[arg(long, value_name = "S", help_heading = "SkyWalking OAP")]
+    heartbeat_s: Option<String>,
+
+    /// Headers that outgoing requests get: sw8, w3c, sw8,w3c or off [default: sw8]
+    #[arg(long, value_name = "HEADERS", help_heading = "Tracing")]
+    propagate: Option<String>,
+    /// Paths in operation names: pattern (as matched, or ids folded) or path (as they came) [default: pattern]
+    #[arg(long, value_name = "FORM", help_heading = "Tracing")]
+    routes: Option<String>,
+    /// Tag spans with how their parent was found
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Tracing")]
+    debug_tags: Option<String>,
+    /// What is logged to stderr: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", help_heading = "Tracing")]
+    log: Option<String>,
+    /// Read settings from this YAML file
+    #[arg(long, value_name = "FILE", help_heading = "Tracing")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, ConfigError> {
+    let command_line = match CommandLine::try_parse_from(arguments) {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            return if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                Ok(Parsed::Other(Invocation::Show(error.to_string())))
+            } else {
+                Err(usage(&error))
+            };
+        }
+    };
+    Ok(match command_line.command {
+        Command::Run(run) => {
+            let (settings, config) = run.settings();
+            Parsed::Run { settings, config }
+        }
+        Command::Inspect { subject, json } => Parsed::Other(Invocation::Inspect {
+            subject: self::subject(subject),
+            json,
+        }),
+        Command::Doctor { json } => Parsed::Other(Invocation::Doctor { json }),
+    })
+}
+
+/// Digits are a process id; a file of that name is reached as `./123`.
+fn subject(text: OsString) -> Subject {
+    match text.to_str().and_then(|text| text.parse().ok()) {
+        Some(pid) => Subject::Pid(pid),
+        None => Subject::File(PathBuf::from(text)),
+    }
+}
+
+impl Run {
+    fn settings(self) -> (Settings, Option<PathBuf>) {
+        let Self {
+            pid,
+            exe,
+            port,
+            all_go,
+            export,
+            output,
+            color,
+            service,
+            instance,
+            namespace,
+            cluster,
+            oap,
+            authentication,
+            tls,
+            tls_ca,
+            tls_cert,
+            tls_key,
+            queue_segments,
+            batch_segments,
+            batch_delay_ms,
+            timeout_s,
+            heartbeat_s,
+            propagate,
+            routes,
+            debug_tags,
+            log,
+            config,
+        } = self;
+        let lists = [(Key::Pid, pid), (Key::Exe, exe), (Key::Port, port)];
+        let singles = [
+            (Key::AllGo, all_go),
+            (Key::Export, export),
+            (Key::Output, output),
+            (Key::Color, color),
+            (Key::Service, service),
+            (Key::Instance, instance),
+            (Key::Namespace, namespace),
+            (Key::Cluster, cluster),
+            (Key::Oap, oap),
+            (Key::Authentication, authentication),
+            (Key::Tls, tls),
+            (Key::TlsCaFile, tls_ca),
+            (Key::TlsCertFile, tls_cert),
+            (Key::TlsKeyFile, tls_key),
+            (Key::QueueSegments, queue_segments),
+            (Key::BatchSegments, batch_segments),
+            (Key::BatchDelayMs, batch_delay_ms),
+            (Key::TimeoutS, timeout_s),
+            (Key::HeartbeatS, heartbeat_s),
+            (Key::Propagate, propagate),
+            (Key::Routes, routes),
+            (Key::DebugTags, debug_tags),
+            (Key::Log, log),
+        ];
+        let mut settings = Settings::default();
+        let singles = singles.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let lists = lists
+            .into_iter()
+            .flat_map(|(key, values)| values.into_iter().map(move |value| (key, value)));
+        for (key, text) in lists.chain(singles) {
+            settings.add(
+                key,
+                Given {
+                    text,
+                    origin: Origin::Flag(key),
+                },
+            );
+        }
+        (settings, config)
+    }
+}
+
+/// One sentence for what clap spreads over several lines.
+fn usage(error: &clap::Error) -> ConfigError {
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    let argument = context(ContextKind::InvalidArg).unwrap_or_default();
+    let suggestion = context(ContextKind::SuggestedArg)
+        .or_else(|| context(ContextKind::SuggestedSubcommand))
+        .map_or_else(String::new, |suggestion| format!(", did you mean {suggestion}?"));
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "clap's enum; the rest is said in clap's words"
+    )]
+    let sentence = match error.kind() {
+        ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            format!("unknown option {argument}{suggestion}")
+        }
+        ErrorKind::UnknownArgument => format!("unexpected argument {argument:?}"),
+        ErrorKind::InvalidSubcommand => {
+            let command = context(ContextKind::InvalidSubcommand).unwrap_or_default();
+            format!("unknown command {command:?}{suggestion}")
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            "say what to do: run, inspect or doctor".to_owned()
+        }
+        ErrorKind::ArgumentConflict => format!("{argument} may be given only once"),
+        ErrorKind::MissingRequiredArgument => format!("missing argument {argument}"),
+        ErrorKind::InvalidValue
+            if context(ContextKind::InvalidValue).is_none_or(|value| value.is_empty()) =>
+        {
+            format!("{argument} needs a value")
+        }
+        ErrorKind::NoEquals => format!("{argument} takes its value after an equals sign"),
+        ErrorKind::InvalidUtf8 => "an argument is not UTF-8 text".to_owned(),
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.trim_start_matches("error: ").to_owned()
+        }
+    };
+    ConfigError::Usage {
+        sentence,
+        help: "skyprobe --help",
+    }
+}

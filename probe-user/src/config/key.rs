@@ -1,0 +1,210 @@
+//! Every setting there is: its name as a flag, in the environment and in the file, in one table.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Formatter, Result},
+    path::Path,
+    sync::Arc,
+};
+
+/// A setting of `skyprobe run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Pid,
+    Exe,
+    Port,
+    AllGo,
+    Export,
+    Output,
+    Color,
+    Service,
+    Instance,
+    Namespace,
+    Cluster,
+    Oap,
+    Authentication,
+    Tls,
+    TlsCaFile,
+    TlsCertFile,
+    TlsKeyFile,
+    QueueSegments,
+    BatchSegments,
+    BatchDelayMs,
+    TimeoutS,
+    HeartbeatS,
+    Propagate,
+    Routes,
+    DebugTags,
+    Log,
+}
+
+impl Key {
+    pub(super) const ALL: [Self; 26] = [
+        Self::Pid,
+        Self::Exe,
+        Self::Port,
+        Self::AllGo,
+        Self::Export,
+        Self::Output,
+        Self::Color,
+        Self::Service,
+        Self::Instance,
+        Self::Namespace,
+        Self::Cluster,
+        Self::Oap,
+        Self::Authentication,
+        Self::Tls,
+        Self::TlsCaFile,
+        Self::TlsCertFile,
+        Self::TlsKeyFile,
+        Self::QueueSegments,
+        Self::BatchSegments,
+        Self::BatchDelayMs,
+        Self::TimeoutS,
+        Self::HeartbeatS,
+        Self::Propagate,
+        Self::Routes,
+        Self::DebugTags,
+        Self::Log,
+    ];
+
+    /// The name in the file; the flag is the same with dashes.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Pid => "pid",
+            Self::Exe => "exe",
+            Self::Port => "port",
+            Self::AllGo => "all_go",
+            Self::Export => "export",
+            Self::Output => "output",
+            Self::Color => "color",
+            Self::Service => "service",
+            Self::Instance => "instance",
+            Self::Namespace => "namespace",
+            Self::Cluster => "cluster",
+            Self::Oap => "oap",
+            Self::Authentication => "authentication",
+            Self::Tls => "tls",
+            Self::TlsCaFile => "tls_ca",
+            Self::TlsCertFile => "tls_cert",
+            Self::TlsKeyFile => "tls_key",
+            Self::QueueSegments => "queue_segments",
+            Self::BatchSegments => "batch_segments",
+            Self::BatchDelayMs => "batch_delay_ms",
+            Self::TimeoutS => "timeout_s",
+            Self::HeartbeatS => "heartbeat_s",
+            Self::Propagate => "propagate",
+            Self::Routes => "routes",
+            Self::DebugTags => "debug_tags",
+            Self::Log => "log",
+        }
+    }
+
+    /// The variables of SkyWalking's agents that mean the same, the Java agent's first: the first that is set
+    /// counts. Settings that those agents do not have are not read from the environment.
+    pub(super) const fn environment(self) -> &'static [&'static str] {
+        match self {
+            Self::Service => &["SW_AGENT_NAME"],
+            Self::Instance => &["SW_AGENT_INSTANCE_NAME"],
+            Self::Namespace => &["SW_AGENT_NAMESPACE"],
+            Self::Cluster => &["SW_AGENT_CLUSTER"],
+            Self::Oap => &[
+                "SW_AGENT_COLLECTOR_BACKEND_SERVICES",
+                "SW_AGENT_REPORTER_GRPC_BACKEND_SERVICE",
+            ],
+            Self::Authentication => &["SW_AGENT_AUTHENTICATION", "SW_AGENT_REPORTER_GRPC_AUTHENTICATION"],
+            Self::Tls => &["SW_AGENT_FORCE_TLS", "SW_AGENT_REPORTER_GRPC_TLS_ENABLE"],
+            Self::TlsCaFile => &[
+                "SW_AGENT_SSL_TRUSTED_CA_PATH",
+                "SW_AGENT_REPORTER_GRPC_TLS_CA_PATH",
+            ],
+            Self::TlsCertFile => &[
+                "SW_AGENT_SSL_CERT_CHAIN_PATH",
+                "SW_AGENT_REPORTER_GRPC_TLS_CLIENT_CERT_CHAIN_PATH",
+            ],
+            Self::TlsKeyFile => &[
+                "SW_AGENT_SSL_KEY_PATH",
+                "SW_AGENT_REPORTER_GRPC_TLS_CLIENT_KEY_PATH",
+            ],
+            Self::QueueSegments => &["SW_AGENT_REPORTER_GRPC_MAX_SEND_QUEUE"],
+            Self::TimeoutS => &["SW_AGENT_COLLECTOR_GRPC_UPSTREAM_TIMEOUT"],
+            Self::HeartbeatS => &[
+                "SW_AGENT_COLLECTOR_HEARTBEAT_PERIOD",
+                "SW_AGENT_REPORTER_GRPC_CHECK_INTERVAL",
+            ],
+            Self::Pid
+            | Self::Exe
+            | Self::Port
+            | Self::AllGo
+            | Self::Export
+            | Self::Output
+            | Self::Color
+            | Self::BatchSegments
+            | Self::BatchDelayMs
+            | Self::Propagate
+            | Self::Routes
+            | Self::DebugTags
+            | Self::Log => &[],
+        }
+    }
+
+    pub(super) fn flag(self) -> String {
+        format!("--{}", self.name().replace('_', "-"))
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.name() == name)
+    }
+}
+
+/// Where a value was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Flag(Key),
+    Environment(&'static str),
+    File { path: Arc<Path>, key: Key },
+}
+
+impl Display for Origin {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Flag(key) => formatter.write_str(&key.flag()),
+            Self::Environment(name) => write!(formatter, "{name} in the environment"),
+            Self::File { path, key } => write!(formatter, "{} in {}", key.name(), path.display()),
+        }
+    }
+}
+
+/// A value as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+/// What one source, or several laid over each other, say. A key that is present has at least one value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Settings(BTreeMap<Key, Vec<Given>>);
+
+impl Settings {
+    pub(super) fn add(&mut self, key: Key, given: Given) {
+        self.0.entry(key).or_default().push(given);
+    }
+
+    /// These settings, and from `lower` those whose key is not among them.
+    pub(super) fn over(mut self, lower: Self) -> Self {
+        for (key, values) in lower.0 {
+            self.0.entry(key).or_insert(values);
+        }
+        self
+    }
+
+    pub(super) fn all(&self, key: Key) -> &[Given] {
+        self.0.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The value of a key that takes only one.
+    pub(super) fn one(&self, key: Key) -> Option<&Given> {
+        self.all(key).last()
+    }
+}

@@ -1,0 +1,176 @@
+//! From all settings to the [`Config`]: defaults, and what must fit together.
+
+use super::{
+    Address, ClientCertificate, Color, Config, ConfigError, Export, LogLevel, Naming, Oap, Propagate, Routes,
+    Select, Tls,
+    key::{Given, Key, Settings},
+    value,
+};
+
+/// Where an OAP listens, and where SkyWalking's agents look for it when they are told nothing.
+const OAP_DEFAULT: (&str, u16) = ("127.0.0.1", 11_800);
+/// As SkyWalking's Go agent has it.
+const QUEUE_SEGMENTS_DEFAULT: usize = 5_000;
+/// A segment is some 1 to 2 KB on the wire, and OAP takes 50 MB at once; the delay rules below this rate.
+const BATCH_SEGMENTS_DEFAULT: usize = 500;
+const BATCH_DELAY_MS_DEFAULT: u64 = 1_000;
+/// Both as SkyWalking's Java agent has them.
+const TIMEOUT_S_DEFAULT: u64 = 30;
+const HEARTBEAT_S_DEFAULT: u64 = 30;
+
+/// The largest process id Linux hands out (`PID_MAX_LIMIT`, 64 bit).
+const PID_MOST: u32 = 4_194_304;
+
+pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, ConfigError> {
+    let reader = Reader { settings };
+    let select = Select {
+        pids: reader.list(Key::Pid, |given| {
+            value::number(given, "a process id", 1, PID_MOST)
+        })?,
+        exes: reader.list(Key::Exe, value::glob)?,
+        ports: reader.list(Key::Port, |given| value::number(given, "a TCP port", 1, u16::MAX))?,
+        all_go: reader.or(Key::AllGo, value::choice, false)?,
+    };
+    let naming = Naming {
+        service: reader.one(Key::Service, value::name)?,
+        instance: reader.one(Key::Instance, value::name)?,
+        namespace: reader.one(Key::Namespace, value::name)?,
+        cluster: reader.one(Key::Cluster, value::name)?,
+    };
+    let given_addresses: Vec<Vec<Address>> = reader.list(Key::Oap, value::addresses)?;
+    let export_default = if given_addresses.is_empty() {
+        Export::Text
+    } else {
+        Export::SkyWalking
+    };
+    let (host, port) = OAP_DEFAULT;
+    let addresses = match given_addresses.concat() {
+        addresses if addresses.is_empty() => vec![Address {
+            host: host.to_owned(),
+            port,
+        }],
+        addresses => addresses,
+    };
+    let oap = Oap {
+        addresses,
+        authentication: reader.one(Key::Authentication, value::token)?,
+        tls: tls(&reader)?,
+        queue_segments: reader.or(
+            Key::QueueSegments,
+            |given| value::number(given, "a count of segments", 1, 1_000_000),
+            QUEUE_SEGMENTS_DEFAULT,
+        )?,
+        batch_segments: reader.or(
+            Key::BatchSegments,
+            |given| value::number(given, "a count of segments", 1, 100_000),
+            BATCH_SEGMENTS_DEFAULT,
+        )?,
+        batch_delay_ms: reader.or(
+            Key::BatchDelayMs,
+            |given| value::number(given, "a time in milliseconds", 1, 60_000),
+            BATCH_DELAY_MS_DEFAULT,
+        )?,
+        timeout_s: reader.or(
+            Key::TimeoutS,
+            |given| value::number(given, "a time in seconds", 1, 600),
+            TIMEOUT_S_DEFAULT,
+        )?,
+        // OAP wants a sign of life once a minute at least.
+        heartbeat_s: reader.or(
+            Key::HeartbeatS,
+            |given| value::number(given, "a time in seconds", 1, 60),
+            HEARTBEAT_S_DEFAULT,
+        )?,
+    };
+    let config = Config {
+        select,
+        naming,
+        export: reader.or(Key::Export, value::choice, export_default)?,
+        output: reader.one(Key::Output, value::path)?,
+        color: reader.or(
+            Key::Color,
+            value::choice,
+            if no_color { Color::Never } else { Color::Auto },
+        )?,
+        oap,
+        propagate: reader.or(
+            Key::Propagate,
+            value::choice,
+            Propagate {
+                sw8: true,
+                w3c: false,
+            },
+        )?,
+        routes: reader.or(Key::Routes, value::choice, Routes::Pattern)?,
+        debug_tags: reader.or(Key::DebugTags, value::choice, false)?,
+        log: reader.or(Key::Log, value::choice, LogLevel::Info)?,
+    };
+    if let (Export::SkyWalking, Some(given)) = (config.export, settings.one(Key::Output)) {
+        return Err(ConfigError::Contradiction {
+            given: given.origin.to_string(),
+            export: "skywalking",
+            advice: "a file takes text or json",
+        });
+    }
+    if config.select.is_empty() {
+        return Err(ConfigError::NothingSelected);
+    }
+    Ok(config)
+}
+
+/// TLS is on when it is asked for, or when a certificate is given and it is not refused.
+fn tls(reader: &Reader<'_>) -> Result<Option<Tls>, ConfigError> {
+    let ca = reader.one(Key::TlsCaFile, value::path)?;
+    let cert = reader.one(Key::TlsCertFile, value::path)?;
+    let key = reader.one(Key::TlsKeyFile, value::path)?;
+    let client = match (cert, key) {
+        (Some(cert), Some(key)) => Some(ClientCertificate { cert, key }),
+        (None, None) => None,
+        (Some(_), None) => return Err(reader.incomplete(Key::TlsCertFile, Key::TlsKeyFile)),
+        (None, Some(_)) => return Err(reader.incomplete(Key::TlsKeyFile, Key::TlsCertFile)),
+    };
+    let wanted = reader.or(Key::Tls, value::choice, ca.is_some() || client.is_some())?;
+    Ok(wanted.then_some(Tls { ca, client }))
+}
+
+struct Reader<'a> {
+    settings: &'a Settings,
+}
+
+impl Reader<'_> {
+    fn list<T>(
+        &self,
+        key: Key,
+        parse: impl FnMut(&Given) -> Result<T, ConfigError>,
+    ) -> Result<Vec<T>, ConfigError> {
+        self.settings.all(key).iter().map(parse).collect()
+    }
+
+    fn one<T>(
+        &self,
+        key: Key,
+        parse: impl FnOnce(&Given) -> Result<T, ConfigError>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.settings.one(key).map(parse).transpose()
+    }
+
+    fn or<T>(
+        &self,
+        key: Key,
+        parse: impl FnOnce(&Given) -> Result<T, ConfigError>,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        Ok(self.one(key, parse)?.unwrap_or(default))
+    }
+
+    fn incomplete(&self, given: Key, missing: Key) -> ConfigError {
+        let given = self
+            .settings
+            .one(given)
+            .map_or_else(String::new, |given| given.origin.to_string());
+        ConfigError::Incomplete {
+            given,
+            missing: missing.flag(),
+        }
+    }
+}

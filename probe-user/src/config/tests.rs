@@ -1,0 +1,479 @@
+//! Every key from every source, and every way to get it wrong.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use super::{key::Key, *};
+
+fn call(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Invocation, ConfigError> {
+    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+    let arguments = std::iter::once("skyprobe").chain(arguments.iter().copied());
+    read(arguments.map(OsString::from), &|name| {
+        environment.get(name).map(OsString::from)
+    })
+}
+
+fn run(flags: &[&str], environment: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigError> {
+    let (_kept, path) = written(file.unwrap_or_default());
+    let mut arguments = vec!["run"];
+    if file.is_some() {
+        arguments.extend(["--config", path.to_str().unwrap()]);
+    }
+    arguments.extend(flags);
+    let Invocation::Run(config) = call(&arguments, environment)? else {
+        panic!("not a run")
+    };
+    Ok(*config)
+}
+
+fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("skyprobe.yaml");
+    std::fs::File::create(&path)
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    (directory, path)
+}
+
+/// The one sentence a wrong call is answered with.
+fn complaint(result: Result<impl std::fmt::Debug, ConfigError>) -> String {
+    let sentence = result.unwrap_err().to_string();
+    assert!(!sentence.contains('\n') && !sentence.is_empty(), "{sentence:?}");
+    sentence
+}
+
+/// What a key's value is in the configuration, and three different ways to write it.
+fn samples(key: Key) -> (fn(&Config) -> String, [&'static str; 3]) {
+    match key {
+        Key::Pid => (|config| format!("{:?}", config.select.pids), ["11", "12", "13"]),
+        Key::Exe => (|config| format!("{:?}", config.select.exes), ["a*", "b*", "c*"]),
+        Key::Port => (|config| format!("{:?}", config.select.ports), ["81", "82", "83"]),
+        Key::AllGo => (
+            |config| config.select.all_go.to_string(),
+            ["true", "true", "false"],
+        ),
+        Key::Export => (
+            |config| format!("{:?}", config.export),
+            ["json", "text", "skywalking"],
+        ),
+        Key::Output => (
+            |config| format!("{:?}", config.output),
+            ["/tmp/a", "/tmp/b", "/tmp/c"],
+        ),
+        Key::Color => (
+            |config| format!("{:?}", config.color),
+            ["always", "never", "auto"],
+        ),
+        Key::Service => (|config| format!("{:?}", config.naming.service), ["a", "b", "c"]),
+        Key::Instance => (|config| format!("{:?}", config.naming.instance), ["a", "b", "c"]),
+        Key::Namespace => (|config| format!("{:?}", config.naming.namespace), ["a", "b", "c"]),
+        Key::Cluster => (|config| format!("{:?}", config.naming.cluster), ["a", "b", "c"]),
+        Key::Oap => (
+            |config| format!("{:?}", config.oap.addresses),
+            ["a:1", "b:2,c:3", "[::1]:4"],
+        ),
+        Key::Authentication => (
+            |config| format!("{:?}", config.oap.authentication),
+            ["a", "b", "c"],
+        ),
+        Key::Tls => (
+            |config| config.oap.tls.is_some().to_string(),
+            ["true", "false", "true"],
+        ),
+        Key::TlsCaFile => (|config| format!("{:?}", config.oap.tls), ["/a", "/b", "/c"]),
+        Key::TlsCertFile => (
+            |config| {
+                format!(
+                    "{:?}",
+                    config
+                        .oap
+                        .tls
+                        .as_ref()
+                        .and_then(|tls| tls.client.as_ref())
+                        .map(|it| &it.cert)
+                )
+            },
+            ["/a", "/b", "/c"],
+        ),
+        Key::TlsKeyFile => (
+            |config| {
+                format!(
+                    "{:?}",
+                    config
+                        .oap
+                        .tls
+                        .as_ref()
+                        .and_then(|tls| tls.client.as_ref())
+                        .map(|it| &it.key)
+                )
+            },
+            ["/a", "/b", "/c"],
+        ),
+        Key::QueueSegments => (|config| config.oap.queue_segments.to_string(), ["1", "2", "3"]),
+        Key::BatchSegments => (|config| config.oap.batch_segments.to_string(), ["1", "2", "3"]),
+        Key::BatchDelayMs => (|config| config.oap.batch_delay_ms.to_string(), ["1", "2", "3"]),
+        Key::TimeoutS => (|config| config.oap.timeout_s.to_string(), ["1", "2", "3"]),
+        Key::HeartbeatS => (|config| config.oap.heartbeat_s.to_string(), ["1", "2", "3"]),
+        Key::Propagate => (
+            |config| format!("{:?}", config.propagate),
+            ["off", "sw8,w3c", "w3c"],
+        ),
+        Key::Routes => (
+            |config| format!("{:?}", config.routes),
+            ["path", "pattern", "path"],
+        ),
+        Key::DebugTags => (|config| config.debug_tags.to_string(), ["true", "true", "false"]),
+        Key::Log => (|config| format!("{:?}", config.log), ["error", "debug", "trace"]),
+    }
+}
+
+/// Something is selected, and certificate and key come together.
+fn company(key: Key, is_given: bool) -> Vec<&'static str> {
+    let mut flags = if key == Key::Pid {
+        vec!["--port=1"]
+    } else {
+        vec!["--pid=1"]
+    };
+    if key == Key::TlsCertFile && is_given {
+        flags.push("--tls-key=/k");
+    }
+    if key == Key::TlsKeyFile && is_given {
+        flags.push("--tls-cert=/k");
+    }
+    flags
+}
+
+#[test]
+fn flag_over_environment_over_file_over_default_for_every_key() {
+    for key in Key::ALL {
+        let (value, [flag_text, environment_text, file_text]) = samples(key);
+        let flag = format!("{}={flag_text}", key.flag());
+        let file = format!("{}: {file_text:?}\n", key.name());
+        let with = |flag: Option<&str>, environment: &[(&str, &str)], file: Option<&str>| {
+            let is_given = flag.is_some() || !environment.is_empty() || file.is_some();
+            let flags: Vec<_> = company(key, is_given).into_iter().chain(flag).collect();
+            value(&run(&flags, environment, file).unwrap())
+        };
+        let only_flag = with(Some(&flag), &[], None);
+        let only_file = with(None, &[], Some(&file));
+        assert_eq!(with(Some(&flag), &[], Some(&file)), only_flag, "{key:?}");
+        for name in key.environment() {
+            let environment = [(*name, environment_text)];
+            let only_environment = with(None, &environment, None);
+            assert_ne!(only_environment, only_file, "{key:?} {name}");
+            assert_eq!(
+                with(None, &environment, Some(&file)),
+                only_environment,
+                "{key:?} {name}"
+            );
+            assert_eq!(
+                with(Some(&flag), &environment, Some(&file)),
+                only_flag,
+                "{key:?} {name}"
+            );
+            // Set, but empty: as if it were not there.
+            assert_eq!(
+                with(None, &[(*name, "")], Some(&file)),
+                only_file,
+                "{key:?} {name}"
+            );
+        }
+        let default = with(None, &[], None);
+        assert!(only_flag != default || only_file != default, "{key:?} {default}");
+    }
+}
+
+#[test]
+fn the_java_agents_variable_comes_first() {
+    let both = [
+        ("SW_AGENT_COLLECTOR_BACKEND_SERVICES", "java:1"),
+        ("SW_AGENT_REPORTER_GRPC_BACKEND_SERVICE", "go:2"),
+    ];
+    let config = run(&["--all-go"], &both, None).unwrap();
+    assert_eq!(
+        config.oap.addresses,
+        [Address {
+            host: "java".to_owned(),
+            port: 1
+        }]
+    );
+}
+
+#[test]
+fn defaults() {
+    let config = run(&["--all-go"], &[], None).unwrap();
+    assert_eq!(config.export, Export::Text);
+    assert_eq!(
+        config.propagate,
+        Propagate {
+            sw8: true,
+            w3c: false
+        }
+    );
+    assert_eq!(config.routes, Routes::Pattern);
+    assert_eq!(config.color, Color::Auto);
+    assert_eq!(config.log, LogLevel::Info);
+    assert_eq!(
+        config
+            .oap
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["127.0.0.1:11800"]
+    );
+    assert_eq!(config.oap.tls, None);
+    assert_eq!(config.naming, Naming::default());
+}
+
+#[test]
+fn an_oap_address_makes_skywalking_the_default() {
+    assert_eq!(
+        run(&["--all-go", "--oap", "oap:11800"], &[], None)
+            .unwrap()
+            .export,
+        Export::SkyWalking
+    );
+    let environment = [("SW_AGENT_COLLECTOR_BACKEND_SERVICES", "a:1,b:2")];
+    let config = run(&["--all-go"], &environment, None).unwrap();
+    assert_eq!(
+        (config.export, config.oap.addresses.len()),
+        (Export::SkyWalking, 2)
+    );
+    assert_eq!(
+        run(&["--all-go", "--export", "text"], &environment, None)
+            .unwrap()
+            .export,
+        Export::Text
+    );
+    assert_eq!(
+        run(&["--all-go"], &[], Some("oap: [a:1, 'b:2']"))
+            .unwrap()
+            .oap
+            .addresses
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn no_color_is_heard_unless_color_is_asked_for() {
+    assert_eq!(
+        run(&["--all-go"], &[("NO_COLOR", "1")], None).unwrap().color,
+        Color::Never
+    );
+    assert_eq!(
+        run(&["--all-go"], &[("TERM", "dumb")], None).unwrap().color,
+        Color::Never
+    );
+    assert_eq!(
+        run(&["--all-go", "--color=always"], &[("NO_COLOR", "1")], None)
+            .unwrap()
+            .color,
+        Color::Always
+    );
+}
+
+#[test]
+fn tls_is_on_when_a_certificate_is_given_and_not_refused() {
+    let ca = [("SW_AGENT_SSL_TRUSTED_CA_PATH", "/ca.pem")];
+    let tls = run(&["--all-go"], &ca, None).unwrap().oap.tls.unwrap();
+    assert_eq!(tls.ca.as_deref(), Some(Path::new("/ca.pem")));
+    assert_eq!(
+        run(&["--all-go", "--tls=false"], &ca, None).unwrap().oap.tls,
+        None
+    );
+    assert_eq!(
+        run(&["--all-go", "--tls"], &[], None).unwrap().oap.tls,
+        Some(Tls::default())
+    );
+}
+
+#[test]
+fn a_file_holds_lists_and_single_values() {
+    let file = "# what to trace\npid: 7\nexe: [\"/srv/*\", gateway]\nport:\n  - 80\n  - 81\nservice: 42\n";
+    let config = run(&[], &[], Some(file)).unwrap();
+    assert_eq!(config.select.pids, [7]);
+    assert_eq!(config.select.exes, ["/srv/*", "gateway"]);
+    assert_eq!(config.select.ports, [80, 81]);
+    assert_eq!(config.naming.service.as_deref(), Some("42"));
+}
+
+#[test]
+fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
+    let flags = |flags: &[&str]| complaint(run(flags, &[], None));
+    assert_eq!(
+        flags(&["--port", "70000"]),
+        "\"70000\" in --port is not a TCP port: a whole number from 1 to 65535"
+    );
+    assert_eq!(
+        flags(&["--pid", "x"]),
+        "\"x\" in --pid is not a process id: a whole number from 1 to 4194304"
+    );
+    assert_eq!(
+        flags(&["--all-go", "--export", "xml"]),
+        "\"xml\" in --export is not one of: text | json | skywalking"
+    );
+    assert!(flags(&["--exe", "a[b"]).starts_with("\"a[b\" in --exe is not a glob: "));
+    for wrong in [
+        "oap",
+        "oap:",
+        ":11800",
+        "oap:0",
+        "oap:99999",
+        "http://oap:11800",
+        "::1:11800",
+        "[::1]",
+        ",",
+    ] {
+        let sentence = flags(&["--all-go", "--oap", wrong]);
+        assert!(
+            sentence.starts_with(&format!("{wrong:?} in --oap is not a list of addresses")),
+            "{sentence}"
+        );
+    }
+    let sentence = complaint(run(&["--all-go"], &[("SW_AGENT_FORCE_TLS", "maybe")], None));
+    assert_eq!(
+        sentence,
+        "\"maybe\" in SW_AGENT_FORCE_TLS in the environment is not one of: true | false"
+    );
+    let sentence = complaint(run(&["--all-go"], &[], Some("heartbeat_s: 0")));
+    assert!(sentence.starts_with("\"0\" in heartbeat_s in /"), "{sentence}");
+    assert!(
+        sentence.ends_with("/skyprobe.yaml is not a time in seconds: a whole number from 1 to 60"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_wrong_token_is_not_repeated() {
+    let sentence = complaint(run(&["--all-go", "--authentication", "sécret"], &[], None));
+    assert!(
+        !sentence.contains("cret\"") && sentence.contains("--authentication"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_together() {
+    assert_eq!(
+        complaint(run(&[], &[], None)),
+        "nothing is selected: say what to trace with --pid, --exe, --port or --all-go"
+    );
+    assert_eq!(
+        complaint(run(&["--all-go", "--tls-cert=/c"], &[], None)),
+        "--tls-cert needs --tls-key too"
+    );
+    let sentence = complaint(run(&["--all-go", "--oap=a:1", "--output=/o"], &[], None));
+    assert_eq!(
+        sentence,
+        "--output has no effect with `--export skywalking`: a file takes text or json"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_file_and_the_nearest_one() {
+    for (written, nearest) in [
+        ("exprot", "export"),
+        ("all-go", "all_go"),
+        ("--port", "port"),
+        ("tls_cacert", "tls_cert"),
+        ("pids", "pid"),
+    ] {
+        let sentence = complaint(run(&["--all-go"], &[], Some(&format!("{written}: 1"))));
+        assert!(
+            sentence.starts_with(&format!("unknown key {written:?} in /")),
+            "{sentence}"
+        );
+        assert!(
+            sentence.ends_with(&format!("/skyprobe.yaml: did you mean {nearest:?}?")),
+            "{sentence}"
+        );
+    }
+    let sentence = complaint(run(&["--all-go"], &[], Some("zzz: 1")));
+    assert!(
+        sentence.ends_with("docs/configuration.md lists the keys"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn files_that_are_none() {
+    let file = |text: &str| complaint(run(&["--all-go"], &[], Some(text)));
+    assert!(file("pid: [1").contains("is not a configuration file: "));
+    assert!(file("just words").contains("it must hold lines of the form `key: value`"));
+    assert!(file("oap: {a: 1}").contains("oap in /"));
+    assert!(file("service: 1.10").contains("text in quotes where it looks like a number"));
+    assert!(file("pid: 1\npid: 2").contains("is not a configuration file: "));
+    assert!(run(&["--all-go"], &[], Some("# nothing yet\n")).is_ok());
+    assert!(
+        run(&["--all-go"], &[], Some("service:\n"))
+            .unwrap()
+            .naming
+            .service
+            .is_none()
+    );
+    let sentence = complaint(call(&["run", "--all-go", "--config", "/nonexistent/c.yaml"], &[]));
+    assert!(sentence.starts_with("cannot read the configuration file /nonexistent/c.yaml: No such file"));
+}
+
+#[test]
+fn wrong_command_lines_are_one_sentence() {
+    let usage = |arguments: &[&str]| complaint(call(arguments, &[]));
+    let expected = [
+        (
+            &["run", "--prot", "1"][..],
+            "unknown option --prot, did you mean --port?",
+        ),
+        (&["run", "--zzzzz"], "unknown option --zzzzz"),
+        (&["rum"], "unknown command \"rum\", did you mean run?"),
+        (&[], "say what to do: run, inspect or doctor"),
+        (&["run", "extra"], "unexpected argument \"extra\""),
+        (&["inspect"], "missing argument <PATH|PID>"),
+        (
+            &["run", "--service", "a", "--service", "b"],
+            "--service <NAME> may be given only once",
+        ),
+        (&["run", "--port"], "--port <N> needs a value"),
+    ];
+    for (arguments, sentence) in expected {
+        assert_eq!(
+            usage(arguments),
+            format!("{sentence}; see `skyprobe --help`"),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn the_other_commands() {
+    let inspect = |subject, json| Invocation::Inspect { subject, json };
+    assert_eq!(
+        call(&["inspect", "17"], &[]).unwrap(),
+        inspect(Subject::Pid(17), false)
+    );
+    let file = Subject::File(PathBuf::from("./17"));
+    assert_eq!(
+        call(&["inspect", "--json", "./17"], &[]).unwrap(),
+        inspect(file, true)
+    );
+    assert_eq!(
+        call(&["doctor", "--json"], &[]).unwrap(),
+        Invocation::Doctor { json: true }
+    );
+    let Invocation::Show(version) = call(&["--version"], &[]).unwrap() else {
+        panic!("no version")
+    };
+    assert_eq!(version, format!("skyprobe {}\n", env!("CARGO_PKG_VERSION")));
+    let Invocation::Show(help) = call(&["run", "--help"], &[]).unwrap() else {
+        panic!("no help")
+    };
+    for key in Key::ALL {
+        assert!(help.contains(&key.flag()), "{key:?}");
+    }
+}
