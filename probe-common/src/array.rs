@@ -25,23 +25,52 @@ pub fn store<const N: usize>(array: &mut [u8; N], at: usize, byte: u8) {
     unsafe { *array.get_unchecked_mut(at & (N - 1)) = byte };
 }
 
-/// Copies `len` bytes that start at `from` to the place `at` and returns the place after them. What would pass
-/// the end of `out` is not copied.
+/// The entry at `at`, counted modulo `N`, of a constant table whose values the compiler shall not look into: from
+/// a mask of all bits or none it would make a branch.
+#[inline(always)]
+pub fn entry<const N: usize>(table: &'static [u32; N], at: usize) -> u32 {
+    const { assert_maskable(N) };
+    // SAFETY: as in `load`; a volatile read of a reference is valid.
+    unsafe { core::ptr::read_volatile(table.get_unchecked(at & (N - 1))) }
+}
+
+/// `bound`, of which the compiler shall know nothing.
+///
+/// A loop here has two ends: a constant one for the verifier, and how many bytes there are. Where the compiler
+/// knows that the second comes first, it drops the constant one and tests the other for equality, and the
+/// verifier no longer sees an end.
+#[inline(always)]
+pub fn bound(bound: u32) -> u32 {
+    // SAFETY: a reference is valid for reading.
+    unsafe { core::ptr::read_volatile(&bound) }
+}
+
+/// Copies `len` bytes that start at `from` to the place `at` and returns the place after them. Never more than
+/// `MAX`; places are counted modulo the arrays' lengths.
 #[inline(never)]
-pub fn copy<const N: usize, const M: usize>(
+pub fn copy<const MAX: usize, const N: usize, const M: usize>(
     text: &[u8; N],
-    from: usize,
-    len: usize,
+    from: u32,
+    len: u32,
     out: &mut [u8; M],
-    at: usize,
-) -> usize {
-    for step in 0..N {
-        if step >= len || at + step >= M {
-            return at + step;
+    at: u32,
+) -> u32 {
+    let len = bound(len);
+    for step in 0..MAX as u32 {
+        if step >= len {
+            break;
         }
-        store(out, at + step, load(text, from + step));
+        store(
+            out,
+            at.wrapping_add(step) as usize,
+            load(text, from.wrapping_add(step) as usize),
+        );
     }
-    at + N
+    if len as usize > MAX {
+        at + MAX as u32
+    } else {
+        at + len
+    }
 }
 
 /// A number that the verifier shall not follow.
@@ -75,13 +104,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_up_to_either_end() {
+    fn copies_what_is_asked_and_no_more_than_there_is() {
         let mut out = [0u8; 8];
-        assert_eq!(copy(b"abcd", 1, 2, &mut out, 3), 5);
+        assert_eq!(copy::<4, _, _>(b"abcd", 1, 2, &mut out, 3), 5);
         assert_eq!(&out, b"\0\0\0bc\0\0\0");
-        assert_eq!(copy(b"abcd", 0, 4, &mut out, 6), 8, "no room for the last two");
-        assert_eq!(&out, b"\0\0\0bc\0ab");
-        assert_eq!(copy(b"abcd", 0, 9, &mut out, 0), 4, "no more than there is");
-        assert_eq!(&out, b"abcdc\0ab");
+        assert_eq!(copy::<4, _, _>(b"abcd", 0, 9, &mut out, 0), 4);
+        assert_eq!(&out, b"abcdc\0\0\0");
+        assert_eq!(copy::<4, _, _>(b"abcd", 0, 0, &mut out, 7), 7);
+        assert_eq!(copy::<2, _, _>(b"zyxw", 1, 9, &mut out, 6), 8);
+        assert_eq!(&out, b"abcdc\0yx");
     }
 }

@@ -83,7 +83,10 @@ impl Offsets {
 
     /// The offset of `field`, or [`ABSENT`].
     #[inline(always)]
-    #[expect(clippy::indexing_slicing, reason = "masked, and a constant function cannot use `get`")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "masked, and a constant function cannot use `get`"
+    )]
     pub const fn raw(&self, field: GoField) -> u16 {
         // Numbers are below `FIELDS_MAX`, as the test below checks; the kernel side must not panic.
         self.0[field as usize & (FIELDS_MAX - 1)]
@@ -99,7 +102,10 @@ impl Offsets {
     }
 
     /// Sets the offset of `field`.
-    #[expect(clippy::indexing_slicing, reason = "masked, and a constant function cannot use `get`")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "masked, and a constant function cannot use `get`"
+    )]
     pub const fn set(&mut self, field: GoField, offset: u16) {
         self.0[field as usize & (FIELDS_MAX - 1)] = offset;
     }

@@ -1,6 +1,6 @@
 //! FNV-1a, 64 bits: tells whether two header values are the same without keeping both.
 
-use crate::array::load;
+use crate::array::{bound, load};
 
 /// The hash of nothing.
 pub const FNV1A64_EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
@@ -14,6 +14,7 @@ pub const fn fnv1a64_step(hash: u64, byte: u8) -> u64 {
 /// The hash of the first `len` bytes. Never 0, which stands for "no value".
 #[inline(never)]
 pub fn fnv1a64<const N: usize>(bytes: &[u8; N], len: u32) -> u64 {
+    let len = bound(len);
     let mut hash = FNV1A64_EMPTY;
     for at in 0..N {
         if at as u32 >= len {

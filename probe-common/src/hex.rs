@@ -30,13 +30,13 @@ pub(crate) const fn digit(nibble: u8) -> u8 {
 
 /// Writes all of `bytes` as `2 * N` digits to the place `at` and returns the place after them.
 #[inline(never)]
-pub fn encode<const N: usize, const M: usize>(bytes: &[u8; N], out: &mut [u8; M], at: usize) -> usize {
+pub fn encode<const N: usize, const M: usize>(bytes: &[u8; N], out: &mut [u8; M], at: u32) -> u32 {
     for step in 0..N {
         let byte = load(bytes, step);
-        store(out, at + 2 * step, digit(byte >> 4));
-        store(out, at + 2 * step + 1, digit(byte & 15));
+        store(out, at as usize + 2 * step, digit(byte >> 4));
+        store(out, at as usize + 2 * step + 1, digit(byte & 15));
     }
-    at + 2 * N
+    at + 2 * N as u32
 }
 
 #[cfg(test)]

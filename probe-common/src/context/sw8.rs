@@ -6,7 +6,7 @@
 //! half a header, and a wrong parent is worse than none.
 
 use crate::{
-    array::load,
+    array::{bound, load},
     limits::{SW8_MAX, TRACE_ID_BASE64_MAX},
 };
 
@@ -172,6 +172,7 @@ const fn next(field: u8, progress: u8, class: u8) -> u8 {
 /// Runs the automaton, notes where the fields end and returns the last state.
 #[inline(never)]
 fn walk(value: &[u8; SW8_MAX], len: u32, places: &mut Sw8Places) -> u32 {
+    let len = bound(len);
     let mut state = state(0, EMPTY);
     for at in 0..SW8_MAX {
         if at as u32 >= len {
@@ -195,6 +196,7 @@ fn is_span_id(value: &[u8; SW8_MAX], start: u32, len: u32) -> u32 {
     if len == 0 || len > 10 {
         return 0;
     }
+    let len = bound(len);
     let mut number = 0u64;
     for step in 0..10 {
         if step >= len {

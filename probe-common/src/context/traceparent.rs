@@ -68,13 +68,13 @@ pub fn write<const M: usize>(
     parent_id: &[u8; 8],
     flags: u8,
     out: &mut [u8; M],
-    at: usize,
-) -> usize {
-    let at = copy(b"00-.", 0, 3, out, at);
+    at: u32,
+) -> u32 {
+    let at = copy::<3, _, _>(b"00-.", 0, 3, out, at);
     let at = hex::encode(trace_id, out, at);
-    store(out, at, b'-');
+    store(out, at as usize, b'-');
     let at = hex::encode(parent_id, out, at + 1);
-    store(out, at, b'-');
+    store(out, at as usize, b'-');
     hex::encode(&[flags], out, at + 1)
 }
 
@@ -161,7 +161,7 @@ mod tests {
             traceparent.flags,
             &mut out,
             10,
-        );
+        ) as usize;
         assert_eq!(end, 10 + TRACEPARENT_LEN);
         assert_eq!(std::str::from_utf8(&out[9..=end]).unwrap(), format!(".{REAL}."));
     }
