@@ -4,6 +4,11 @@
 #![expect(clippy::print_stdout, reason = "its results go to stdout")]
 
 pub mod build;
+pub mod cache;
+pub mod child;
+pub mod debian;
+pub mod http;
+pub mod oap;
 pub mod process;
 pub mod step;
 pub mod test;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, process, test, toolchain};
+use xtask::{build, oap, process, test, toolchain};
 
 /// The project's tools
 #[derive(Parser)]
@@ -22,6 +22,12 @@ enum Command {
     Build,
     /// Run every test there is
     Test(test::Options),
+    /// Run a real SkyWalking OAP on the loopback address until Ctrl-C
+    Oap {
+        /// The release; the nearest one where the Maven registry lacks it
+        #[arg(long, default_value = oap::REFERENCE)]
+        version: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -30,6 +36,7 @@ fn main() -> ExitCode {
         Command::Toolchain => toolchain::install().map(|()| ExitCode::SUCCESS),
         Command::Build => build::release().map(|_| ExitCode::SUCCESS),
         Command::Test(options) => test::run(&options),
+        Command::Oap { version } => oap::run(&version, oap::Ports::CUSTOMARY).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
