@@ -88,6 +88,7 @@ impl Oap {
             );
         }
 
+        step(format_args!("starting OAP {}", distribution.version));
         let since = now();
         let server = start_server(&distribution, &folder, grpc, rest, telemetry)?;
         let mut oap = Self {
