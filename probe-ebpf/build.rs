@@ -6,6 +6,7 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(bpf_target_arch, values(\"x86_64\", \"aarch64\"))");
     println!("cargo::rerun-if-env-changed=SKYPROBE_BPF_LINKER");
     if let Some(linker) = std::env::var_os("SKYPROBE_BPF_LINKER") {
         println!("cargo::rerun-if-changed={}", linker.display());

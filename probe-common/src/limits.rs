@@ -7,6 +7,8 @@ pub const PATH_MAX: usize = 256;
 pub const METHOD_MAX: usize = 16;
 /// Bytes of a host or peer: DNS names may be 253 bytes, but OAP never aliases a peer over 70.
 pub const HOST_MAX: usize = 128;
+/// Bytes of a peer: a host and the scheme's default port behind it, rounded up to a power of two.
+pub const PEER_MAX: usize = 256;
 /// Bytes of a `ServeMux` pattern. A power of two, as the other buffers that are read by a masked index.
 pub const PATTERN_MAX: usize = 256;
 /// Bytes of an incoming `sw8` value. SkyWalking bounds its parts so that real ones stay below 900.

@@ -36,11 +36,16 @@ pub enum LossReason {
     PropagationTooLong = 14,
     /// No header went out: the socket is not enrolled.
     PropagationNotEnrolled = 15,
+    /// A program found no free working memory: programs preempted each other too deeply. A span is lost, or its
+    /// header.
+    ScratchBusy = 16,
+    /// The kernel refused to enrol a client socket of a target. Its requests get no header.
+    EnrolRefused = 17,
 }
 
 impl LossReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::RingFull,
         Self::RequestsFull,
         Self::CallsFull,
@@ -57,6 +62,8 @@ impl LossReason {
         Self::PropagationRefused,
         Self::PropagationTooLong,
         Self::PropagationNotEnrolled,
+        Self::ScratchBusy,
+        Self::EnrolRefused,
     ];
 
     /// The name under which it is reported.
@@ -78,6 +85,8 @@ impl LossReason {
             Self::PropagationRefused => "propagation_refused",
             Self::PropagationTooLong => "propagation_too_long",
             Self::PropagationNotEnrolled => "propagation_not_enrolled",
+            Self::ScratchBusy => "scratch_busy",
+            Self::EnrolRefused => "enrol_refused",
         }
     }
 
@@ -89,7 +98,8 @@ impl LossReason {
             | Self::CallsFull
             | Self::ReadFault
             | Self::EndMissed
-            | Self::ProtocolUnsupported => true,
+            | Self::ProtocolUnsupported
+            | Self::ScratchBusy => true,
             Self::HeadIncomplete
             | Self::Sw8Malformed
             | Self::HeaderTooLong
@@ -99,7 +109,8 @@ impl LossReason {
             | Self::PropagationNoRequestLine
             | Self::PropagationRefused
             | Self::PropagationTooLong
-            | Self::PropagationNotEnrolled => false,
+            | Self::PropagationNotEnrolled
+            | Self::EnrolRefused => false,
         }
     }
 }

@@ -1,19 +1,45 @@
-//! The kernel programs: one object, `probe`.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+//! The kernel programs: one object, `probe`. Nothing in it writes to the memory of a traced process.
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "the target has no stable atomics")
+)]
 
-/// Some helpers are only for programs that say they are GPL-compatible; ours are (LICENSE-GPL2).
 #[cfg(target_arch = "bpf")]
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod emit;
+#[cfg(target_arch = "bpf")]
+mod go;
+#[cfg(target_arch = "bpf")]
+mod head;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod memory;
+#[cfg(target_arch = "bpf")]
+mod process;
+#[cfg(target_arch = "bpf")]
+mod propagation;
+#[cfg(target_arch = "bpf")]
+mod scratch;
+#[cfg(target_arch = "bpf")]
+mod target;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // Never reached: the verifier refuses a program that could get here.
+    // No program can reach it: the verifier would refuse the endless loop.
     loop {}
 }
 
-/// On the host the programs are only checked, and a binary has a `main`.
+/// The helpers we call are open to GPL-compatible programs only.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

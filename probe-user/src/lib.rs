@@ -15,4 +15,5 @@ pub mod clock;
 pub mod config;
 pub mod discover;
 pub mod naming;
+pub mod kernel;
 pub mod trace;

@@ -1,0 +1,92 @@
+//! Hooks in Go programs: one module per library; the register ABI; the current goroutine.
+
+pub(crate) mod net_http;
+
+use aya_ebpf::{EbpfContext as _, bindings::pt_regs, programs::ProbeContext};
+use probe_common::{
+    field::{GoField, Offsets},
+    key::GoroutineKey,
+};
+
+use crate::memory;
+
+/// The registers of a Go function that has just been entered or is about to return, by ABIInternal.
+#[derive(Clone, Copy)]
+pub(crate) struct Registers(*const pt_regs);
+
+#[cfg(bpf_target_arch = "x86_64")]
+impl Registers {
+    /// Carry and zero flag: `JBE` jumps if either is set.
+    const BELOW_OR_EQUAL: u64 = 0x41;
+
+    /// Whether the stack check is about to branch to `morestack`: the function will start over, and the hook hit
+    /// again.
+    #[inline(always)]
+    pub(crate) fn will_restart(self) -> bool {
+        // SAFETY: the kernel's registers, readable as a whole.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).eflags) & Self::BELOW_OR_EQUAL != 0 }
+    }
+
+    /// Word `N` of arguments or results, counted from 1.
+    #[inline(always)]
+    pub(crate) fn word<const N: usize>(self) -> u64 {
+        // SAFETY: as above; each field is read alone, so that the compiler does not merge two reads.
+        unsafe {
+            match N {
+                1 => core::ptr::read_volatile(&raw const (*self.0).rax),
+                2 => core::ptr::read_volatile(&raw const (*self.0).rbx),
+                3 => core::ptr::read_volatile(&raw const (*self.0).rcx),
+                4 => core::ptr::read_volatile(&raw const (*self.0).rdi),
+                5 => core::ptr::read_volatile(&raw const (*self.0).rsi),
+                _ => core::ptr::read_volatile(&raw const (*self.0).r8),
+            }
+        }
+    }
+
+    /// The running goroutine's `runtime.g`.
+    #[inline(always)]
+    pub(crate) fn g(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).r14) }
+    }
+}
+
+#[cfg(bpf_target_arch = "aarch64")]
+impl Registers {
+    /// Carry set and zero clear mean "higher": `B.LS` jumps otherwise.
+    #[inline(always)]
+    pub(crate) fn will_restart(self) -> bool {
+        const ZERO: u64 = 1 << 30;
+        const CARRY: u64 = 1 << 29;
+        // SAFETY: the kernel's registers, readable as a whole.
+        let state = unsafe { core::ptr::read_volatile(&raw const (*self.0).pstate) };
+        state & ZERO != 0 || state & CARRY == 0
+    }
+
+    /// Word `N` of arguments or results, counted from 1.
+    #[inline(always)]
+    pub(crate) fn word<const N: usize>(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile((&raw const (*self.0).regs).cast::<u64>().add(N - 1)) }
+    }
+
+    /// The running goroutine's `runtime.g`.
+    #[inline(always)]
+    pub(crate) fn g(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile((&raw const (*self.0).regs).cast::<u64>().add(28)) }
+    }
+}
+
+/// The registers at a hook.
+#[inline(always)]
+pub(crate) fn registers(ctx: &ProbeContext) -> Registers {
+    Registers(ctx.as_ptr().cast())
+}
+
+/// The key of the goroutine whose `runtime.g` is at `g`.
+#[inline(always)]
+pub(crate) fn goroutine(tgid: u32, g: u64, offsets: &Offsets) -> Option<GoroutineKey> {
+    let goid = memory::read(g + offsets.get(GoField::GGoid)?)?;
+    Some(GoroutineKey { goid, tgid, _pad: 0 })
+}

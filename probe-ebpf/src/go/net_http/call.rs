@@ -1,0 +1,479 @@
+//! The client: a call from `Transport.roundTrip` to its return. Exit spans, and the header that goes with them.
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_boot_ns,
+    macros::{map, uprobe},
+    maps::HashMap,
+    programs::ProbeContext,
+};
+use probe_common::{
+    event::{
+        EventHeader, EventKind,
+        go::net_http::{
+            CALL_FAILED, CALL_KEEP_PATH, CALL_TRACE_FOREIGN, CALL_TRUNCATED, CallEvent, ERROR_TEXT_MAX,
+            ErrorSnapshot, ErrorValue, ParentFound, REQUEST_SW8_CONTINUED,
+        },
+    },
+    field::{GoField, Offsets},
+    key::{GoroutineKey, SocketKey},
+    limits::{HEAD_MAX, HOST_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
+    loss::LossReason,
+    propagation::Outcome,
+    target::{TARGET_KEEP_PATHS, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
+};
+
+use super::request::{self, append};
+use crate::{
+    emit,
+    go::{self, Registers},
+    maps::PREPARED,
+    memory::{self, GoInterface, GoString},
+    propagation::header,
+    scratch::{self, Scratch},
+    target,
+};
+
+/// Bytes of `https` and room to spare.
+const SCHEME_MAX: usize = 8;
+
+/// A call under way.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct CallState {
+    start_ns: u64,
+    pub(crate) parent_goid: u64,
+    pub(crate) trace_id: [u8; 16],
+    pub(crate) segment_id: [u8; 16],
+    pub(crate) span_id: u32,
+    pub(crate) parent: ParentFound,
+    flags: u32,
+    /// An `Outcome`. While it is `NotSeen`, `socket` says where the header was prepared.
+    outcome: u32,
+    socket: SocketKey,
+    pub(crate) method_len: u16,
+    scheme_len: u16,
+    pub(crate) peer_len: u16,
+    pub(crate) path_len: u16,
+    pub(crate) method: [u8; METHOD_MAX],
+    scheme: [u8; SCHEME_MAX],
+    /// Room for a default port behind the longest host.
+    pub(crate) peer: [u8; PEER_MAX],
+    pub(crate) path: [u8; PATH_MAX],
+}
+
+/// GoroutineKey → the call that the goroutine waits for. Deleted at the call's return; what a dying process
+/// leaves, the loader sweeps.
+#[map]
+static GO_CALLS: HashMap<GoroutineKey, CallState> = HashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+
+/// A client begins a call.
+///
+/// `func (t *Transport) roundTrip(req *Request) (*Response, error)`: word 1 the transport, 2 the request.
+#[uprobe]
+pub(crate) fn go_net_http_round_trip(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.will_restart() {
+        return 0;
+    }
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    let Some(scratch) = scratch::take() else {
+        emit::count(LossReason::ScratchBusy);
+        return 0;
+    };
+    let _counted = begin(registers, tgid, target, scratch);
+    scratch::give_back(scratch);
+    0
+}
+
+#[inline(always)]
+fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+    let offsets = &target.offsets;
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), offsets) else {
+        return emit::lose(LossReason::ReadFault);
+    };
+    let state = &mut scratch.call;
+    // SAFETY: reads a clock.
+    state.start_ns = unsafe { bpf_ktime_get_boot_ns() };
+    state.flags = if target.flags & TARGET_KEEP_PATHS != 0 {
+        CALL_KEEP_PATH
+    } else {
+        0
+    };
+    state.outcome = if target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) == 0 {
+        Outcome::Off as u32
+    } else {
+        Outcome::NoConnection as u32
+    };
+    let Some(context) = read_request(state, registers.word::<2>(), offsets) else {
+        return emit::lose(LossReason::ReadFault);
+    };
+    find_parent(state, &goroutine, registers.g(), context, offsets);
+    if GO_CALLS.insert(&goroutine, &*state, 0).is_err() {
+        return emit::lose(LossReason::CallsFull);
+    }
+    Some(())
+}
+
+/// Method, peer, path; the address of the context.
+#[inline(always)]
+fn read_request(state: &mut CallState, request: u64, offsets: &Offsets) -> Option<u64> {
+    let method: GoString = memory::read(request + offsets.get(GoField::RequestMethod)?)?;
+    state.method_len = memory::read_string::<METHOD_MAX>(method, state.method.as_mut_ptr())?;
+    let url: u64 = memory::read(request + offsets.get(GoField::RequestUrl)?)?;
+    let scheme: GoString = memory::read(url + offsets.get(GoField::UrlScheme)?)?;
+    state.scheme_len = memory::read_string::<SCHEME_MAX>(scheme, state.scheme.as_mut_ptr())?;
+    let host: GoString = memory::read(url + offsets.get(GoField::UrlHost)?)?;
+    state.peer_len = memory::read_string::<HOST_MAX>(host, state.peer.as_mut_ptr())?;
+    let path: GoString = memory::read(url + offsets.get(GoField::UrlPath)?)?;
+    state.path_len = memory::read_string::<PATH_MAX>(path, state.path.as_mut_ptr())?;
+    if path.len > PATH_MAX as u64 || host.len > HOST_MAX as u64 {
+        state.flags |= CALL_TRUNCATED;
+    }
+    add_default_port(state);
+    let context: GoInterface = memory::read(request + offsets.get(GoField::RequestCtx)?)?;
+    Some(context.data)
+}
+
+/// A peer is an address and a port, also where the URL leaves the scheme's own port out.
+#[inline(always)]
+fn add_default_port(state: &mut CallState) {
+    let mut colon = false;
+    let mut index: usize = 0;
+    while index < HOST_MAX {
+        if index >= state.peer_len as usize {
+            break;
+        }
+        // The brackets around an IPv6 address hold colons of its own.
+        match state.peer[index] {
+            b':' => colon = true,
+            b']' => colon = false,
+            _ => {}
+        }
+        index += 1;
+    }
+    if colon || state.peer_len == 0 {
+        return;
+    }
+    let at = state.peer_len as usize & (PEER_MAX - 1);
+    let port: [u8; 4] = if state.scheme_len == 5 {
+        *b":443"
+    } else {
+        *b":80\0"
+    };
+    let mut index = 0;
+    while index < 4 {
+        state.peer[(at + index) & (PEER_MAX - 1)] = port[index];
+        index += 1;
+    }
+    state.peer_len += if state.scheme_len == 5 { 4 } else { 3 };
+}
+
+/// Whose child the call is: of the request whose context its own derives from, else of the request that its
+/// goroutine serves, else of the request that its goroutine was made in; and only of an open one.
+#[inline(always)]
+fn find_parent(state: &mut CallState, goroutine: &GoroutineKey, g: u64, context: u64, offsets: &Offsets) {
+    let mut key = *goroutine;
+    let mut found = ParentFound::None;
+    if let Some(goid) = request::by_context(goroutine.tgid, context) {
+        key.goid = goid;
+        found = ParentFound::Context;
+    }
+    let mut parent = request::open(&key);
+    if matches!(found, ParentFound::None) {
+        if parent.is_some() {
+            found = ParentFound::Goroutine;
+        } else if let Some(creator) = creator(g, offsets) {
+            key.goid = creator;
+            parent = request::open(&key);
+            // The creator may have gone on to its next request since: only a goroutine that is younger than the
+            // request was made in it.
+            if let Some(request) = &parent
+                && (goroutine.goid >= request.goid_unused
+                    || (goroutine.goid >= request.goid_first && goroutine.goid < request.goid_end))
+            {
+                found = ParentFound::Ancestry;
+            }
+        }
+    }
+    match parent {
+        Some(request) if !matches!(found, ParentFound::None) => {
+            state.parent = found;
+            state.parent_goid = key.goid;
+            state.trace_id = request.trace_id;
+            state.segment_id = request.segment_id;
+            state.span_id = request::next_span(request);
+            if request.flags & REQUEST_SW8_CONTINUED != 0 {
+                state.flags |= CALL_TRACE_FOREIGN;
+            }
+        }
+        Some(_) | None => {
+            state.parent = ParentFound::None;
+            state.parent_goid = 0;
+            state.trace_id = request::random_id();
+            state.segment_id = request::random_id();
+            state.span_id = 0;
+        }
+    }
+}
+
+/// The goroutine that made the running one; Go keeps it since 1.21.
+#[inline(always)]
+fn creator(g: u64, offsets: &Offsets) -> Option<u64> {
+    memory::read(g + offsets.get(GoField::GParentGoid)?)
+}
+
+/// The transport has a connection for the call and is about to have its request written.
+///
+/// `func (pc *persistConn) roundTrip(req *transportRequest) (resp *Response, err error)`: word 1 the connection.
+/// The goroutine that writes is another one, and is told only after this.
+#[uprobe]
+pub(crate) fn go_net_http_persist_conn_round_trip(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.will_restart() {
+        return 0;
+    }
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    if target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) == 0 {
+        return 0;
+    }
+    let Some(scratch) = scratch::take() else {
+        emit::count(LossReason::ScratchBusy);
+        return 0;
+    };
+    let _noted = prepare(registers, tgid, target, scratch);
+    scratch::give_back(scratch);
+    0
+}
+
+#[inline(always)]
+fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+    let offsets = &target.offsets;
+    let goroutine = go::goroutine(tgid, registers.g(), offsets)?;
+    // SAFETY: only the goroutine itself touches its entry.
+    let state = unsafe { &mut *GO_CALLS.get_ptr_mut(&goroutine)? };
+    let connection = registers.word::<1>();
+    if memory::read::<u64>(connection + offsets.get(GoField::PersistConnTlsState)?)? != 0 {
+        state.outcome = Outcome::Encrypted as u32;
+        return emit::lose(LossReason::PropagationEncrypted);
+    }
+    let Some(socket) = socket(connection, tgid, offsets) else {
+        state.outcome = Outcome::UnknownConnection as u32;
+        return emit::lose(LossReason::PropagationUnknownConnection);
+    };
+    if header::write(state, target, tgid, scratch).is_none() {
+        state.outcome = Outcome::TooLong as u32;
+        return emit::lose(LossReason::PropagationTooLong);
+    }
+    state.socket = socket;
+    state.outcome = Outcome::NotSeen as u32;
+    let _ages_out = PREPARED.insert(&socket, &scratch.prepared, 0);
+    Some(())
+}
+
+/// The connection's socket, if it is a TCP connection of package `net` and not a wrapper around one.
+#[inline(always)]
+fn socket(connection: u64, tgid: u32, offsets: &Offsets) -> Option<SocketKey> {
+    let conn: GoInterface = memory::read(connection + offsets.get(GoField::PersistConnConn)?)?;
+    // `net.TCPConn` is a `net.conn`, which is a pointer to its `netFD`.
+    let fd: u64 = memory::read(conn.data)?;
+    let network: GoString = memory::read(fd + offsets.get(GoField::NetFdNet)?)?;
+    let name: [u8; 3] = memory::read(network.address)?;
+    if network.len < 3 || network.len > 4 || name != *b"tcp" {
+        return None;
+    }
+    let local: GoInterface = memory::read(fd + offsets.get(GoField::NetFdLaddr)?)?;
+    let remote: GoInterface = memory::read(fd + offsets.get(GoField::NetFdRaddr)?)?;
+    let port = offsets.get(GoField::TcpAddrPort)?;
+    let local_port: u64 = memory::read(local.data + port)?;
+    let remote_port: u64 = memory::read(remote.data + port)?;
+    let ip: GoString = memory::read(remote.data + offsets.get(GoField::TcpAddrIp)?)?;
+    let remote_address = if ip.len == 16 {
+        memory::read(ip.address)?
+    } else if ip.len == 4 {
+        mapped(memory::read(ip.address)?)
+    } else {
+        return None;
+    };
+    Some(SocketKey {
+        remote_address,
+        tgid,
+        local_port: local_port as u16,
+        remote_port: remote_port as u16,
+    })
+}
+
+/// An IPv4 address as IPv6 writes it.
+#[inline(always)]
+pub(crate) fn mapped(ip: [u8; 4]) -> [u8; 16] {
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ip[0], ip[1], ip[2], ip[3],
+    ]
+}
+
+/// A call returns.
+///
+/// `func (t *Transport) roundTrip(req *Request) (*Response, error)`: results: word 1 the response, 2 and 3 the
+/// error. On amd64 a `RET` is single-stepped, the dearest hook there is; nothing later than the last `return`
+/// runs on this goroutine and sees the result.
+#[uprobe]
+pub(crate) fn go_net_http_round_trip_return(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        emit::count(LossReason::ReadFault);
+        return 0;
+    };
+    let Some(state) = GO_CALLS.get_ptr_mut(&goroutine) else {
+        // Began before the probe, or was counted as lost at its start.
+        return 0;
+    };
+    match scratch::take() {
+        Some(scratch) => {
+            // SAFETY: only the goroutine itself touches its entry.
+            let _counted = send(registers, unsafe { &*state }, &goroutine, target, scratch);
+            scratch::give_back(scratch);
+        }
+        None => emit::count(LossReason::ScratchBusy),
+    }
+    let _ours_alone = GO_CALLS.remove(&goroutine);
+    0
+}
+
+#[inline(always)]
+fn send(
+    registers: Registers,
+    state: &CallState,
+    goroutine: &GoroutineKey,
+    target: &TargetInfo,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    let mut event = CallEvent {
+        header: EventHeader {
+            kind: EventKind::GoNetHttpCall,
+            tgid: goroutine.tgid,
+        },
+        start_ns: state.start_ns,
+        // SAFETY: reads a clock.
+        end_ns: unsafe { bpf_ktime_get_boot_ns() },
+        goid: goroutine.goid,
+        parent_goid: state.parent_goid,
+        trace_id: state.trace_id,
+        segment_id: state.segment_id,
+        response_bytes: -1,
+        span_id: state.span_id,
+        parent: state.parent,
+        flags: state.flags,
+        propagation: outcome(state),
+        status: 0,
+        method_len: state.method_len,
+        scheme_len: state.scheme_len,
+        peer_len: state.peer_len,
+        path_len: state.path_len,
+        _pad: [0; 6],
+    };
+    let record = scratch.record.as_mut_ptr();
+    let mut at = size_of::<CallEvent>() as u32;
+    let error = registers.word::<2>();
+    if error != 0 {
+        event.flags |= CALL_FAILED;
+        // SAFETY: the snapshot fits behind the event.
+        let snapshot = unsafe { record.add(size_of::<CallEvent>()).cast::<ErrorSnapshot>() };
+        // SAFETY: as above; the place is 8-aligned.
+        snapshot_error(
+            GoInterface {
+                kind: error,
+                data: registers.word::<3>(),
+            },
+            unsafe { &mut *snapshot },
+        );
+        at += size_of::<ErrorSnapshot>() as u32;
+    } else if let Some((status, bytes)) = read_response(registers.word::<1>(), &target.offsets) {
+        event.status = status;
+        event.response_bytes = bytes;
+    }
+    at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
+    at += append::<SCHEME_MAX>(record, at, state.scheme.as_ptr(), event.scheme_len);
+    at += append::<PEER_MAX>(record, at, state.peer.as_ptr(), event.peer_len);
+    at += append::<PATH_MAX>(record, at, state.path.as_ptr(), event.path_len);
+    // SAFETY: the record is larger than the event, and 8-aligned.
+    unsafe { record.cast::<CallEvent>().write(event) };
+    if at > HEAD_MAX as u32 {
+        at = HEAD_MAX as u32;
+    }
+    emit::send(record, u64::from(at))
+}
+
+/// What became of the header, which `socket_message` has noted beside it.
+#[inline(always)]
+fn outcome(state: &CallState) -> u32 {
+    if state.outcome != Outcome::NotSeen as u32 {
+        return state.outcome;
+    }
+    // SAFETY: a plain number in a live entry.
+    let Some(prepared) = (unsafe { PREPARED.get(&state.socket) }) else {
+        return Outcome::NotSeen as u32;
+    };
+    let outcome = prepared.outcome;
+    let _ours_alone = PREPARED.remove(&state.socket);
+    if outcome == Outcome::NotSeen as u32 {
+        emit::count(LossReason::PropagationNotEnrolled);
+    }
+    outcome
+}
+
+#[inline(always)]
+fn read_response(response: u64, offsets: &Offsets) -> Option<(u16, i64)> {
+    let status: u64 = memory::read(response + offsets.get(GoField::ResponseStatusCode)?)?;
+    let bytes = memory::read(response + offsets.get(GoField::ResponseContentLength)?)?;
+    Some((status as u16, bytes))
+}
+
+/// Where `net.OpError` keeps the error it wraps: behind two strings and two interfaces.
+const OP_ERROR_ERR: u64 = 64;
+/// Where `os.SyscallError` keeps the error it wraps: behind a string.
+const SYSCALL_ERROR_ERR: u64 = 16;
+
+/// Reads an error and what it may wrap, without knowing types: user space knows them and takes what applies.
+#[inline(always)]
+fn snapshot_error(error: GoInterface, snapshot: &mut ErrorSnapshot) {
+    let [value, wrapped, op_error, syscall_error] = &mut snapshot.values;
+    snapshot_value(error, value);
+    snapshot_wrapped(error.data, 0, wrapped);
+    let inner = snapshot_wrapped(error.data, OP_ERROR_ERR, op_error);
+    snapshot_wrapped(inner, SYSCALL_ERROR_ERR, syscall_error);
+}
+
+/// Reads what an interface at `offset` of `data` would hold; the data's address.
+#[inline(always)]
+fn snapshot_wrapped(data: u64, offset: u64, to: &mut ErrorValue) -> u64 {
+    let interface = memory::read(data.wrapping_add(offset)).unwrap_or(GoInterface { kind: 0, data: 0 });
+    snapshot_value(interface, to);
+    interface.data
+}
+
+#[inline(never)]
+fn snapshot_value(interface: GoInterface, to: &mut ErrorValue) {
+    // The first word of an `error` is an `itab`, which names the type in its second word.
+    to.type_address = if interface.kind == 0 {
+        0
+    } else {
+        memory::read(interface.kind + 8).unwrap_or(0)
+    };
+    to.word = memory::read(interface.data).unwrap_or(0);
+    to._pad = 0;
+    to.text_len = 0;
+    if let Some(text) = memory::read::<GoString>(interface.data)
+        && let Some(len) = memory::read_string::<ERROR_TEXT_MAX>(text, to.text.as_mut_ptr())
+    {
+        to.text_len = u32::from(len);
+    }
+}

@@ -1,0 +1,555 @@
+//! The server: a request from `ServeHTTP` to its end. Entry spans.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_boot_ns},
+    macros::{map, uprobe},
+    maps::HashMap,
+    programs::ProbeContext,
+};
+use probe_common::{
+    context::{sw8, traceparent},
+    event::{
+        EventHeader, EventKind,
+        go::net_http::{
+            REQUEST_CLIENT_GONE, REQUEST_HEAD_INCOMPLETE, REQUEST_KEEP_PATH, REQUEST_PATH_TRUNCATED,
+            REQUEST_SW8_CONTINUED, REQUEST_SW8_MALFORMED, REQUEST_TLS, REQUEST_W3C_CONTINUED, RequestEnd,
+            RequestEvent,
+        },
+    },
+    field::{GoField, Offsets},
+    hash,
+    key::{GoroutineKey, PointerKey},
+    limits::{
+        CONTEXT_DEPTH_MAX, CORRELATION_MAX, HEAD_MAX, HOST_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX,
+        PATTERN_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES, TRACEPARENT_LEN,
+    },
+    loss::LossReason,
+    target::{TARGET_KEEP_PATHS, TargetInfo},
+};
+
+use crate::{
+    atomic, emit,
+    go::{self, Registers},
+    head,
+    memory::{self, GoInterface, GoString},
+    scratch::{self, Scratch},
+    target,
+};
+
+/// A request under way.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct RequestState {
+    pub(crate) start_ns: u64,
+    /// The server's `response` and the request's context: what tells this request from the next one on the same
+    /// goroutine.
+    response: u64,
+    pub(crate) context: u64,
+    request: u64,
+    /// Goroutine ids that were free when the request began: those from `goid_first` to before `goid_end`, and
+    /// those from `goid_unused` on. A goroutine with such an id is younger than the request.
+    pub(crate) goid_first: u64,
+    pub(crate) goid_end: u64,
+    pub(crate) goid_unused: u64,
+    pub(crate) trace_id: [u8; 16],
+    pub(crate) segment_id: [u8; 16],
+    /// The trace id of `traceparent`, where `traceparent_len` is not 0.
+    pub(crate) w3c_trace_id: [u8; 16],
+    /// Hash of the incoming `sw8`, or 0.
+    pub(crate) sw8_hash: u64,
+    request_bytes: i64,
+    pub(crate) flags: u32,
+    /// The id of the next span of this segment.
+    pub(crate) next_span: u32,
+    /// Where in `sw8` the trace id stands, in base64.
+    pub(crate) sw8_trace_at: u16,
+    pub(crate) sw8_trace_len: u16,
+    pub(crate) method_len: u16,
+    pub(crate) path_len: u16,
+    host_len: u16,
+    /// Not 0 once the operation's name has gone out.
+    pub(crate) operation_len: u16,
+    sw8_len: u16,
+    pub(crate) correlation_len: u16,
+    sw8_x_len: u16,
+    pub(crate) traceparent_len: u16,
+    _pad: [u8; 4],
+    pub(crate) method: [u8; METHOD_MAX],
+    pub(crate) path: [u8; PATH_MAX],
+    host: [u8; HOST_MAX],
+    pub(crate) operation: [u8; 256],
+    pub(crate) sw8: [u8; SW8_MAX],
+    pub(crate) correlation: [u8; CORRELATION_MAX],
+    sw8_x: [u8; SW8_X_MAX],
+    traceparent: [u8; TRACEPARENT_BYTES],
+}
+
+/// GoroutineKey → the request that the goroutine serves. Deleted at the request's end; what a dying process
+/// leaves, the loader sweeps.
+#[map]
+static GO_REQUESTS: HashMap<GoroutineKey, RequestState> = HashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+
+/// Address of a request's `context.Context` → the goroutine that serves it. Lives and dies with the request.
+#[map]
+static GO_CONTEXTS: HashMap<PointerKey, u64> = HashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+
+/// The open request that `goroutine` serves.
+#[inline(always)]
+pub(crate) fn open(goroutine: &GoroutineKey) -> Option<&'static mut RequestState> {
+    // SAFETY: only the goroutine itself deletes its entry; calls of its children only count `next_span` up and
+    // write the operation, which all write alike.
+    GO_REQUESTS
+        .get_ptr_mut(goroutine)
+        .map(|state| unsafe { &mut *state })
+}
+
+/// The open request whose context is among `context` and those it derives from.
+#[inline(always)]
+pub(crate) fn by_context(tgid: u32, context: u64) -> Option<u64> {
+    let mut key = PointerKey {
+        pointer: context,
+        tgid,
+        _pad: 0,
+    };
+    let mut depth = 0;
+    while depth < CONTEXT_DEPTH_MAX {
+        if key.pointer == 0 {
+            return None;
+        }
+        // SAFETY: a plain number.
+        if let Some(goid) = unsafe { GO_CONTEXTS.get(&key) } {
+            return Some(*goid);
+        }
+        // Go's own contexts begin with the interface they derive from; its data is the second word.
+        key.pointer = memory::read(key.pointer + 8)?;
+        depth += 1;
+    }
+    None
+}
+
+/// Gives out a span id of this segment.
+#[inline(always)]
+pub(crate) fn next_span(state: &mut RequestState) -> u32 {
+    // SAFETY: a live, aligned counter in map memory.
+    unsafe { atomic::add_u32(&raw mut state.next_span, 1) }
+}
+
+/// Sixteen random bytes. The kernel's generator is seeded from its entropy pool on each CPU.
+#[inline(always)]
+pub(crate) fn random_id() -> [u8; 16] {
+    let mut id = [0u32; 4];
+    // SAFETY: the helper only returns a number.
+    unsafe {
+        id[0] = bpf_get_prandom_u32();
+        id[1] = bpf_get_prandom_u32();
+        id[2] = bpf_get_prandom_u32();
+        // Never all zero: that would mean "none".
+        id[3] = bpf_get_prandom_u32() | 1;
+        core::mem::transmute(id)
+    }
+}
+
+/// A server begins to serve a request.
+///
+/// `func (sh serverHandler) ServeHTTP(rw ResponseWriter, req *Request)`: word 1 the server, 2 and 3 the writer, 4
+/// the request. HTTP/1 passes its `*response` as writer.
+#[uprobe]
+pub(crate) fn go_net_http_serve_http(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.will_restart() {
+        return 0;
+    }
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    let Some(scratch) = scratch::take() else {
+        emit::count(LossReason::ScratchBusy);
+        return 0;
+    };
+    if begin(registers, tgid, target, scratch).is_none() {
+        // What was lost is counted where it happened.
+    }
+    scratch::give_back(scratch);
+    0
+}
+
+#[inline(always)]
+fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+    let offsets = &target.offsets;
+    let response = registers.word::<3>();
+    let request = registers.word::<4>();
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), offsets) else {
+        return emit::lose(LossReason::ReadFault);
+    };
+    if memory::read::<u64>(request + offsets.get(GoField::RequestProtoMajor)?) != Some(1) {
+        return emit::lose(LossReason::ProtocolUnsupported);
+    }
+    let state = &mut scratch.request;
+    // SAFETY: reads a clock.
+    state.start_ns = unsafe { bpf_ktime_get_boot_ns() };
+    state.response = response;
+    state.request = request;
+    state.trace_id = random_id();
+    state.segment_id = random_id();
+    state.sw8_hash = 0;
+    state.flags = if target.flags & TARGET_KEEP_PATHS != 0 {
+        REQUEST_KEEP_PATH
+    } else {
+        0
+    };
+    state.next_span = 1;
+    state.operation_len = 0;
+    state.sw8_trace_len = 0;
+    state.sw8_len = 0;
+    state.correlation_len = 0;
+    state.sw8_x_len = 0;
+    state.traceparent_len = 0;
+    if read_request(state, request, offsets).is_none() {
+        return emit::lose(LossReason::ReadFault);
+    }
+    free_goroutine_ids(state, registers.g(), target);
+    if read_head(scratch, response, offsets).is_none() {
+        scratch.request.flags |= REQUEST_HEAD_INCOMPLETE;
+        emit::count(LossReason::HeadIncomplete);
+    }
+    store(&scratch.request, &goroutine)
+}
+
+/// Method, path, host, length, context.
+#[inline(always)]
+fn read_request(state: &mut RequestState, request: u64, offsets: &Offsets) -> Option<()> {
+    let method: GoString = memory::read(request + offsets.get(GoField::RequestMethod)?)?;
+    state.method_len = memory::read_string::<METHOD_MAX>(method, state.method.as_mut_ptr())?;
+    let url: u64 = memory::read(request + offsets.get(GoField::RequestUrl)?)?;
+    let path: GoString = memory::read(url + offsets.get(GoField::UrlPath)?)?;
+    state.path_len = memory::read_string::<PATH_MAX>(path, state.path.as_mut_ptr())?;
+    if path.len > PATH_MAX as u64 {
+        state.flags |= REQUEST_PATH_TRUNCATED;
+    }
+    let host: GoString = memory::read(request + offsets.get(GoField::RequestHost)?)?;
+    state.host_len = memory::read_string::<HOST_MAX>(host, state.host.as_mut_ptr())?;
+    state.request_bytes = memory::read(request + offsets.get(GoField::RequestContentLength)?)?;
+    let context: GoInterface = memory::read(request + offsets.get(GoField::RequestCtx)?)?;
+    state.context = context.data;
+    Some(())
+}
+
+/// Notes which goroutine ids are still free.
+///
+/// `runtime.newproc1` hands out ids from its P's private batch, and fetches the next batch from
+/// `sched.goidgen`. What is left of this P's batch, and all above `goidgen`, cannot belong to a goroutine that
+/// exists. Where either cannot be read its range stays empty: fewer parents, no wrong one.
+#[inline(always)]
+fn free_goroutine_ids(state: &mut RequestState, g: u64, target: &TargetInfo) {
+    state.goid_first = 0;
+    state.goid_end = 0;
+    state.goid_unused = u64::MAX;
+    let _unknown = free_in_batch(state, g, &target.offsets);
+    if target.goidgen_address != 0
+        && let Some(goidgen) = memory::read::<u64>(target.goidgen_address)
+    {
+        // A fetched batch begins at `goidgen + 1`.
+        state.goid_unused = goidgen + 1;
+    }
+}
+
+#[inline(always)]
+fn free_in_batch(state: &mut RequestState, g: u64, offsets: &Offsets) -> Option<()> {
+    let m: u64 = memory::read(g + offsets.get(GoField::GM)?)?;
+    let p: u64 = memory::read(m + offsets.get(GoField::MP)?)?;
+    let first: u64 = memory::read(p + offsets.get(GoField::PGoidcache)?)?;
+    let end: u64 = memory::read(p + offsets.get(GoField::PGoidcacheend)?)?;
+    state.goid_first = first;
+    state.goid_end = end;
+    Some(())
+}
+
+/// Finds our headers in the connection's read buffer. When `ServeHTTP` begins, the parser has consumed the head
+/// and nothing else: what it read lies just before the buffer's read position.
+#[inline(always)]
+fn read_head(scratch: &mut Scratch, response: u64, offsets: &Offsets) -> Option<()> {
+    let conn: u64 = memory::read(response + offsets.get(GoField::ServerResponseConn)?)?;
+    if memory::read::<u64>(conn + offsets.get(GoField::ConnTlsState)?)? != 0 {
+        scratch.request.flags |= REQUEST_TLS;
+    }
+    let bufr: u64 = memory::read(conn + offsets.get(GoField::ConnBufr)?)?;
+    let buffer: GoString = memory::read(bufr + offsets.get(GoField::BufioReaderBuf)?)?;
+    let consumed: u64 = memory::read(bufr + offsets.get(GoField::BufioReaderR)?)?;
+    if consumed > buffer.len {
+        return None;
+    }
+    let skipped = consumed.saturating_sub(HEAD_MAX as u64);
+    let text = scratch.text.as_mut_ptr();
+    let len = u32::from(memory::read_bytes::<HEAD_MAX>(
+        buffer.address + skipped,
+        consumed - skipped,
+        text,
+    )?);
+    head::scan(scratch, len, false);
+    take_headers(scratch);
+    if scratch.head.request_line_end == 0 {
+        None
+    } else {
+        Some(())
+    }
+}
+
+#[inline(always)]
+fn take_headers(scratch: &mut Scratch) {
+    let state = &mut scratch.request;
+    let text = scratch.text.as_ptr();
+    state.sw8_len = take::<SW8_MAX>(text, scratch.head.sw8, state.sw8.as_mut_ptr());
+    if state.sw8_len != 0 {
+        if sw8::scan(&state.sw8, u32::from(state.sw8_len), &mut scratch.sw8_places) {
+            let (at, len) = scratch.sw8_places.trace_id();
+            state.sw8_trace_at = at as u16;
+            state.sw8_trace_len = len as u16;
+            state.trace_id = [0; 16];
+            state.flags |= REQUEST_SW8_CONTINUED;
+            state.sw8_hash = hash::fnv1a64(&state.sw8, u32::from(state.sw8_len));
+        } else {
+            state.flags |= REQUEST_SW8_MALFORMED;
+            emit::count(LossReason::Sw8Malformed);
+        }
+    }
+    state.correlation_len =
+        take::<CORRELATION_MAX>(text, scratch.head.correlation, state.correlation.as_mut_ptr());
+    state.sw8_x_len = take::<SW8_X_MAX>(text, scratch.head.sw8_x, state.sw8_x.as_mut_ptr());
+    if scratch.head.traceparent.len >= TRACEPARENT_LEN as u32 {
+        state.traceparent_len =
+            take::<TRACEPARENT_BYTES>(text, scratch.head.traceparent, state.traceparent.as_mut_ptr());
+        if traceparent::parse(
+            &state.traceparent,
+            u32::from(state.traceparent_len),
+            &mut scratch.traceparent,
+        ) {
+            state.w3c_trace_id = scratch.traceparent.trace_id;
+            if state.flags & REQUEST_SW8_CONTINUED == 0 {
+                state.trace_id = state.w3c_trace_id;
+                state.flags |= REQUEST_W3C_CONTINUED;
+            }
+        } else {
+            state.traceparent_len = 0;
+        }
+    }
+}
+
+/// Copies a header's value; one that does not fit is counted and treated as absent.
+#[inline(always)]
+fn take<const MAX: usize>(text: *const u8, place: head::Place, to: *mut u8) -> u16 {
+    if place.len == 0 {
+        return 0;
+    }
+    if place.len >= MAX as u32 {
+        emit::count(LossReason::HeaderTooLong);
+        return 0;
+    }
+    let at = place.at & (HEAD_MAX as u32 - 1);
+    // SAFETY: masked to the text; the copy fails rather than reads beyond it.
+    memory::copy::<MAX>(unsafe { text.add(at as usize) }, place.len, to) as u16
+}
+
+#[inline(always)]
+fn store(state: &RequestState, goroutine: &GoroutineKey) -> Option<()> {
+    match GO_REQUESTS.insert(goroutine, state, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        Err(error) if error == -17 => {
+            // EEXIST: the goroutine went on to its next request without an end that a hook saw.
+            emit::count(LossReason::EndMissed);
+            if let Some(missed) = open(goroutine) {
+                forget_context(missed.context, goroutine.tgid);
+            }
+            if GO_REQUESTS.insert(goroutine, state, 0).is_err() {
+                return emit::lose(LossReason::RequestsFull);
+            }
+        }
+        Err(_) => return emit::lose(LossReason::RequestsFull),
+    }
+    let context = PointerKey {
+        pointer: state.context,
+        tgid: goroutine.tgid,
+        _pad: 0,
+    };
+    // Without this entry the request's calls are still found by their goroutine.
+    let _as_many_as_requests = GO_CONTEXTS.insert(&context, &goroutine.goid, 0);
+    Some(())
+}
+
+#[inline(always)]
+fn forget_context(context: u64, tgid: u32) {
+    let _gone_already = GO_CONTEXTS.remove(&PointerKey {
+        pointer: context,
+        tgid,
+        _pad: 0,
+    });
+}
+
+/// The handler has returned, and the server is about to finish the response.
+///
+/// `func (w *response) finishRequest()`: word 1 the response.
+#[uprobe]
+pub(crate) fn go_net_http_finish_request(ctx: ProbeContext) -> u32 {
+    let _counted = end(&ctx, RequestEnd::Finished);
+    0
+}
+
+/// The handler takes the connection over: the server will not finish this response.
+///
+/// `func (w *response) Hijack() (rwc net.Conn, buf *bufio.ReadWriter, err error)`: word 1 the response.
+#[uprobe]
+pub(crate) fn go_net_http_hijack(ctx: ProbeContext) -> u32 {
+    let _counted = end(&ctx, RequestEnd::Hijacked);
+    0
+}
+
+/// A connection ends. With a request still open on its goroutine, the handler has panicked.
+///
+/// `func (c *conn) close()`: word 1 the connection. Between requests there is nothing to do.
+#[uprobe]
+pub(crate) fn go_net_http_conn_close(ctx: ProbeContext) -> u32 {
+    let _counted = end(&ctx, RequestEnd::Panicked);
+    0
+}
+
+#[inline(always)]
+fn end(ctx: &ProbeContext, end: RequestEnd) -> Option<()> {
+    let registers = go::registers(ctx);
+    if registers.will_restart() {
+        return None;
+    }
+    let tgid = target::tgid();
+    let target = target::find(tgid)?;
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        return emit::lose(LossReason::ReadFault);
+    };
+    // Absent: the request began before the probe, was not HTTP/1, or was counted as lost at its start.
+    let state = open(&goroutine)?;
+    if !matches!(end, RequestEnd::Panicked) && state.response != registers.word::<1>() {
+        return None;
+    }
+    let sent = match scratch::take() {
+        Some(scratch) => {
+            let sent = send(state, &goroutine, end, &target.offsets, scratch);
+            scratch::give_back(scratch);
+            sent
+        }
+        None => emit::lose(LossReason::ScratchBusy),
+    };
+    forget_context(state.context, tgid);
+    let _ours_alone = GO_REQUESTS.remove(&goroutine);
+    sent
+}
+
+#[inline(always)]
+fn send(
+    state: &RequestState,
+    goroutine: &GoroutineKey,
+    end: RequestEnd,
+    offsets: &Offsets,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    let mut event = RequestEvent {
+        header: EventHeader {
+            kind: EventKind::GoNetHttpRequest,
+            tgid: goroutine.tgid,
+        },
+        start_ns: state.start_ns,
+        // SAFETY: reads a clock.
+        end_ns: unsafe { bpf_ktime_get_boot_ns() },
+        goid: goroutine.goid,
+        trace_id: state.trace_id,
+        segment_id: state.segment_id,
+        request_bytes: state.request_bytes,
+        response_bytes: 0,
+        end,
+        flags: state.flags,
+        span_count: state.next_span,
+        status: 0,
+        method_len: state.method_len,
+        path_len: state.path_len,
+        host_len: state.host_len,
+        pattern_len: 0,
+        operation_len: state.operation_len,
+        sw8_len: state.sw8_len,
+        correlation_len: state.correlation_len,
+        sw8_x_len: state.sw8_x_len,
+        traceparent_len: state.traceparent_len,
+    };
+    if let Some((status, written)) = read_response(state.response, offsets) {
+        event.status = status;
+        event.response_bytes = written;
+    }
+    if client_gone(state.context, offsets).is_some() {
+        event.flags |= REQUEST_CLIENT_GONE;
+    }
+    let pattern = scratch.pattern.as_mut_ptr();
+    event.pattern_len = read_pattern(state.request, offsets, pattern);
+    let record = scratch.record.as_mut_ptr();
+    let mut at = size_of::<RequestEvent>() as u32;
+    at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
+    at += append::<PATH_MAX>(record, at, state.path.as_ptr(), event.path_len);
+    at += append::<HOST_MAX>(record, at, state.host.as_ptr(), event.host_len);
+    at += append::<PATTERN_MAX>(record, at, pattern, event.pattern_len);
+    at += append::<256>(record, at, state.operation.as_ptr(), event.operation_len);
+    at += append::<SW8_MAX>(record, at, state.sw8.as_ptr(), event.sw8_len);
+    at += append::<CORRELATION_MAX>(record, at, state.correlation.as_ptr(), event.correlation_len);
+    at += append::<SW8_X_MAX>(record, at, state.sw8_x.as_ptr(), event.sw8_x_len);
+    at += append::<TRACEPARENT_BYTES>(record, at, state.traceparent.as_ptr(), event.traceparent_len);
+    // SAFETY: the record is larger than the event, and 8-aligned.
+    unsafe { record.cast::<RequestEvent>().write(event) };
+    if at > HEAD_MAX as u32 {
+        at = HEAD_MAX as u32;
+    }
+    emit::send(record, u64::from(at))
+}
+
+/// Appends a string to a record; how many bytes it took.
+#[inline(always)]
+pub(crate) fn append<const MAX: usize>(record: *mut u8, at: u32, from: *const u8, len: u16) -> u32 {
+    if len == 0 {
+        return 0;
+    }
+    let at = at & (HEAD_MAX as u32 - 1);
+    // SAFETY: masked; behind `HEAD_MAX` the record has slack for the longest string.
+    memory::copy::<MAX>(from, u32::from(len), unsafe { record.add(at as usize) })
+}
+
+#[inline(always)]
+fn read_response(response: u64, offsets: &Offsets) -> Option<(u16, i64)> {
+    let status: u64 = memory::read(response + offsets.get(GoField::ServerResponseStatus)?)?;
+    let written = memory::read(response + offsets.get(GoField::ServerResponseWritten)?)?;
+    Some((status as u16, written))
+}
+
+/// The request's context derives from its connection's, which the server cancels when the client goes away.
+#[inline(always)]
+fn client_gone(context: u64, offsets: &Offsets) -> Option<()> {
+    let connection: u64 = memory::read(context + 8)?;
+    let error: u64 = memory::read(connection + offsets.get(GoField::CancelCtxErr)?)?;
+    if error == 0 { None } else { Some(()) }
+}
+
+/// Reads the request's `Pattern`; its length, 0 where there is none.
+#[inline(always)]
+pub(crate) fn read_pattern(request: u64, offsets: &Offsets, to: *mut u8) -> u16 {
+    let Some(offset) = offsets.get(GoField::RequestPattern) else {
+        return 0;
+    };
+    let Some(pattern) = memory::read::<GoString>(request + offset) else {
+        return 0;
+    };
+    // A longer one would be cut in a place that makes another route of it.
+    if pattern.len > PATTERN_MAX as u64 {
+        return 0;
+    }
+    memory::read_string::<PATTERN_MAX>(pattern, to).unwrap_or(0)
+}
+
+impl RequestState {
+    /// Address of the `http.Request`.
+    pub(crate) fn request(&self) -> u64 {
+        self.request
+    }
+}

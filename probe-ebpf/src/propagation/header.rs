@@ -1,0 +1,254 @@
+//! Prepares the header lines of one outgoing request: what every method inserts.
+
+use probe_common::{
+    event::go::net_http::{ParentFound, REQUEST_OPERATION_SENT, REQUEST_SW8_CONTINUED},
+    key::GoroutineKey,
+    limits::{
+        CORRELATION_MAX, METHOD_MAX, NAME_BASE64_MAX, OPERATION_MAX, PATH_MAX, PEER_MAX, TRACE_ID_BASE64_MAX,
+    },
+    operation,
+    propagation::{Outcome, Prepared},
+    target::{TARGET_KEEP_PATHS, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
+};
+
+use crate::{
+    go::net_http::{CallState, RequestState, open_request, read_pattern},
+    memory,
+    scratch::{self, Scratch},
+};
+
+/// The flag "sampled" of a `traceparent`.
+const SAMPLED: u8 = 1;
+
+/// Writes the lines for `call` into `scratch.prepared`; nothing if they would be too long.
+#[inline(always)]
+pub(crate) fn write(call: &CallState, target: &TargetInfo, tgid: u32, scratch: &mut Scratch) -> Option<()> {
+    let parent = match call.parent {
+        ParentFound::None => None,
+        ParentFound::Context | ParentFound::Goroutine | ParentFound::Ancestry => {
+            let key = GoroutineKey {
+                goid: call.parent_goid,
+                tgid,
+                _pad: 0,
+            };
+            // By now the parent may have ended, and its goroutine serve the next request.
+            open_request(&key).filter(|request| request.segment_id == call.segment_id)
+        }
+    };
+    scratch.prepared.clear();
+    scratch.prepared.forwarded_hash = 0;
+    scratch.trace_base64_len.set(0);
+    scratch.w3c_trace_id = call.trace_id;
+    let propagate_sw8 = target.flags & TARGET_PROPAGATE_SW8 != 0;
+    match parent {
+        Some(request) => {
+            scratch.prepared.forwarded_hash = request.sw8_hash;
+            name_parent(request, target, scratch);
+            choose_trace(request, scratch);
+            if propagate_sw8 {
+                sw8_line(call, target, scratch);
+                correlation(request, scratch);
+            }
+        }
+        None => {
+            name_call(call, target, scratch);
+            if propagate_sw8 {
+                sw8_line(call, target, scratch);
+            }
+        }
+    }
+    if target.flags & TARGET_PROPAGATE_W3C != 0 {
+        w3c(call, scratch);
+    }
+    if scratch.prepared.outcome == Outcome::TooLong as u32 {
+        None
+    } else {
+        Some(())
+    }
+}
+
+/// Names the parent's operation, once: the Entry span is reported under the name that went out, even if the
+/// program changes the request's pattern afterwards. Two calls at once write the same name.
+#[inline(always)]
+fn name_parent(request: &mut RequestState, target: &TargetInfo, scratch: &mut Scratch) {
+    if request.operation_len == 0 {
+        let pattern_len = read_pattern(request.request(), &target.offsets, scratch.pattern.as_mut_ptr());
+        memory::copy::<METHOD_MAX>(
+            request.method.as_ptr(),
+            METHOD_MAX as u32,
+            scratch.method.as_mut_ptr(),
+        );
+        memory::copy::<PATH_MAX>(request.path.as_ptr(), PATH_MAX as u32, scratch.path.as_mut_ptr());
+        let len = name_operation(
+            scratch.slot,
+            u32::from(request.method_len) << 16 | u32::from(pattern_len),
+            u32::from(request.path_len),
+            target.flags & TARGET_KEEP_PATHS,
+        );
+        memory::copy::<OPERATION_MAX>(
+            scratch.operation.bytes.as_ptr(),
+            len,
+            request.operation.as_mut_ptr(),
+        );
+        request.flags |= REQUEST_OPERATION_SENT;
+        request.operation_len = len as u16;
+    }
+    let len = u32::from(request.operation_len);
+    memory::copy::<OPERATION_MAX>(request.operation.as_ptr(), len, scratch.endpoint.as_mut_ptr());
+    scratch.endpoint_len.set(len);
+}
+
+/// The endpoint of a call without a parent: its own operation, for the call is its segment's root.
+#[inline(always)]
+fn name_call(call: &CallState, target: &TargetInfo, scratch: &mut Scratch) {
+    memory::copy::<METHOD_MAX>(
+        call.method.as_ptr(),
+        METHOD_MAX as u32,
+        scratch.method.as_mut_ptr(),
+    );
+    memory::copy::<PATH_MAX>(call.path.as_ptr(), PATH_MAX as u32, scratch.path.as_mut_ptr());
+    let len = name_operation(
+        scratch.slot,
+        u32::from(call.method_len) << 16,
+        u32::from(call.path_len),
+        target.flags & TARGET_KEEP_PATHS,
+    );
+    memory::copy::<OPERATION_MAX>(
+        scratch.operation.bytes.as_ptr(),
+        len,
+        scratch.endpoint.as_mut_ptr(),
+    );
+    scratch.endpoint_len.set(len);
+}
+
+/// Names the operation of the scratch's method, pattern and path; the name's length.
+///
+/// A global function, as `head::scan_word` is. `method_and_pattern` holds the method's length in its upper half.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn name_operation(
+    slot: u32,
+    method_and_pattern: u32,
+    path_len: u32,
+    keep_path: u32,
+) -> u32 {
+    let Some(scratch) = scratch::taken(slot) else {
+        return 0;
+    };
+    operation::write(
+        &scratch.method,
+        method_and_pattern >> 16,
+        &scratch.pattern,
+        method_and_pattern & 0xffff,
+        &scratch.path,
+        path_len,
+        keep_path,
+        &mut scratch.operation,
+    ) as u32
+}
+
+/// What of the trace came in: the trace id in base64 by `sw8`, 16 bytes of it by `traceparent`. A trace that came
+/// by `sw8` alone has no such 16 bytes, so it gets its first segment's for `traceparent`.
+#[inline(always)]
+fn choose_trace(request: &RequestState, scratch: &mut Scratch) {
+    if request.flags & REQUEST_SW8_CONTINUED != 0 {
+        // SAFETY: masked to the value, behind which other fields of the entry lie.
+        let from = unsafe { request.sw8.as_ptr().add(usize::from(request.sw8_trace_at) & 255) };
+        let len = u32::from(request.sw8_trace_len);
+        memory::copy::<TRACE_ID_BASE64_MAX>(from, len, scratch.trace_base64.as_mut_ptr());
+        scratch.trace_base64_len.set(len);
+        scratch.w3c_trace_id = request.segment_id;
+    }
+    if request.traceparent_len != 0 {
+        scratch.w3c_trace_id = request.w3c_trace_id;
+    }
+}
+
+/// `sw8: 1-<trace id>-<segment id>-<span id>-<service>-<instance>-<endpoint>-<peer>`.
+#[inline(always)]
+fn sw8_line(call: &CallState, target: &TargetInfo, scratch: &mut Scratch) {
+    let lines = &mut scratch.prepared;
+    lines.push(b"sw8: 1-.", 7);
+    let len = scratch.trace_base64_len.get();
+    if len == 0 {
+        lines.push_id(&call.trace_id);
+    } else {
+        push::<TRACE_ID_BASE64_MAX>(lines, scratch.trace_base64.as_ptr(), len);
+    }
+    lines.push_byte(b'-');
+    lines.push_id(&call.segment_id);
+    lines.push_byte(b'-');
+    lines.push_number(call.span_id);
+    lines.push_byte(b'-');
+    push::<NAME_BASE64_MAX>(
+        lines,
+        target.service_base64.as_ptr(),
+        u32::from(target.service_base64_len),
+    );
+    lines.push_byte(b'-');
+    push::<NAME_BASE64_MAX>(
+        lines,
+        target.instance_base64.as_ptr(),
+        u32::from(target.instance_base64_len),
+    );
+    lines.push_byte(b'-');
+    lines.push_base64::<OPERATION_MAX, _>(&scratch.endpoint, scratch.endpoint_len.get());
+    lines.push_byte(b'-');
+    lines.push_base64::<PEER_MAX, _>(&call.peer, u32::from(call.peer_len));
+    lines.push(b"\r\n", 2);
+}
+
+/// `sw8-correlation: <what came in>`.
+#[inline(always)]
+fn correlation(request: &RequestState, scratch: &mut Scratch) {
+    if request.correlation_len == 0 {
+        return;
+    }
+    let lines = &mut scratch.prepared;
+    lines.push(b"sw8-correlation:", 16);
+    lines.push_byte(b' ');
+    push::<CORRELATION_MAX>(
+        lines,
+        request.correlation.as_ptr(),
+        u32::from(request.correlation_len),
+    );
+    lines.push(b"\r\n", 2);
+}
+
+/// `traceparent: 00-<trace id>-<span id>-01`.
+#[inline(always)]
+fn w3c(call: &CallState, scratch: &mut Scratch) {
+    let lines = &mut scratch.prepared;
+    lines.push(b"traceparent: ...", 13);
+    // The segment's first bytes, told apart by the span's id.
+    let [a, b, c, d, e, f, g, h, ..] = call.segment_id;
+    let parent_id = [
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g ^ (call.span_id >> 8) as u8,
+        h ^ call.span_id as u8,
+    ];
+    lines.push_traceparent(&scratch.w3c_trace_id, &parent_id, SAMPLED);
+    lines.push(b"\r\n", 2);
+}
+
+/// Appends `len` bytes, at most `MAX`, by one copy. Behind the lines the scratch has slack for the longest piece.
+#[inline(always)]
+fn push<const MAX: usize>(lines: &mut Prepared, from: *const u8, len: u32) {
+    const MASK: usize = probe_common::limits::PREPARED_MAX - 1;
+    // SAFETY: a live number; volatile, so that the verifier does not follow it.
+    let at = unsafe { core::ptr::read_volatile(&raw const lines.len) };
+    // SAFETY: masked to the lines and their slack.
+    let to = unsafe { (&raw mut lines.lines).cast::<u8>().add(at as usize & MASK) };
+    let end = at + memory::copy::<MAX>(from, len, to);
+    if end as usize > MASK {
+        lines.outcome = Outcome::TooLong as u32;
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(&raw mut lines.len, end) };
+}

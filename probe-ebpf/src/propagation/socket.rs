@@ -1,0 +1,281 @@
+//! Method `socket`: client sockets of targets are enrolled in a socket map, and `sk_msg` puts the prepared lines
+//! behind the request line of the message that the program writes. The program's `write` returns what it would
+//! have returned.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops, sk_action::SK_DROP,
+        sk_action::SK_PASS, sk_msg_md,
+    },
+    helpers::generated::{bpf_get_socket_cookie, bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data},
+    macros::{map, sk_msg, sock_ops, stream_verdict},
+    maps::{LruHashMap, SockHash},
+    programs::{SkBuffContext, SkMsgContext, SockOpsContext},
+};
+use probe_common::{
+    hash,
+    key::SocketKey,
+    limits::{HEAD_MAX, PREPARED_MAX, SOCKETS_MAX, SW8_MAX},
+    loss::LossReason,
+    propagation::{Outcome, Prepared},
+    target::{TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C},
+};
+
+use crate::{
+    emit,
+    go::net_http::mapped,
+    head,
+    maps::PREPARED,
+    memory,
+    scratch::{self, Scratch},
+    target,
+};
+
+const AF_INET: u32 = 2;
+
+/// Socket cookie → a client socket of a target. `socket_connect` inserts new ones and the loader those that were
+/// open before; the kernel deletes a socket that closes.
+#[map]
+static CLIENT_SOCKETS: SockHash<u64> = SockHash::with_max_entries(SOCKETS_MAX, 0);
+
+/// Socket cookie → a connect of a target is under way. The handshake's end may run in any task's context.
+#[map]
+static CONNECTING: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
+
+/// A TCP socket of the cgroup changes state. Only what a target connects is enrolled.
+#[sock_ops]
+pub(crate) fn socket_connect(ctx: SockOpsContext) -> u32 {
+    let op = ctx.op();
+    if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
+        let tgid = target::tgid();
+        if target::find(tgid)
+            .is_some_and(|target| target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) != 0)
+        {
+            let _full_ages_out = CONNECTING.insert(cookie(&ctx), tgid, 0);
+        }
+    } else if op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
+        let cookie = cookie(&ctx);
+        if CONNECTING.remove(cookie).is_ok() && enrol(&ctx, cookie).is_err() {
+            emit::count(LossReason::EnrolRefused);
+        }
+    }
+    1
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context is valid for the whole run.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+#[inline(always)]
+fn enrol(ctx: &SockOpsContext, mut cookie: u64) -> Result<(), i32> {
+    // SAFETY: as above; the kernel keeps the socket alive while it is in the map.
+    CLIENT_SOCKETS.update(&mut cookie, unsafe { &mut *ctx.ops.cast::<bpf_sock_ops>() }, 0)
+}
+
+/// Lets everything pass. Kernels from 6.6.128, 6.12.75, 6.18.14 and 6.19 on answer `FIONREAD` with 0 on a socket
+/// in a map without such a program; the loader attaches it only where a self-test shows that.
+#[stream_verdict]
+pub(crate) fn socket_receive(_ctx: SkBuffContext) -> u32 {
+    SK_PASS
+}
+
+/// A target writes to an enrolled socket.
+#[sk_msg]
+pub(crate) fn socket_message(ctx: SkMsgContext) -> u32 {
+    let key = key(ctx.msg);
+    let Some(prepared) = PREPARED.get_ptr_mut(&key) else {
+        return SK_PASS;
+    };
+    // SAFETY: one goroutine writes to a connection at a time; the entry is its request's.
+    let prepared = unsafe { &mut *prepared };
+    if prepared.outcome != Outcome::NotSeen as u32 {
+        return SK_PASS;
+    }
+    let Some(scratch) = scratch::take() else {
+        emit::count(LossReason::ScratchBusy);
+        return SK_PASS;
+    };
+    let (verdict, outcome) = insert(ctx.msg, prepared, scratch);
+    scratch::give_back(scratch);
+    prepared.outcome = outcome as u32;
+    match outcome {
+        Outcome::Present => emit::count(LossReason::PropagationPresent),
+        Outcome::NoRequestLine => emit::count(LossReason::PropagationNoRequestLine),
+        Outcome::Refused => emit::count(LossReason::PropagationRefused),
+        Outcome::Off
+        | Outcome::NotSeen
+        | Outcome::Inserted
+        | Outcome::Replaced
+        | Outcome::Encrypted
+        | Outcome::UnknownConnection
+        | Outcome::TooLong
+        | Outcome::NoConnection => {}
+    }
+    verdict
+}
+
+/// The socket as the Go hook named it. Fields are read one by one and volatile: the compiler would merge two
+/// neighbours into a read that the verifier refuses.
+#[inline(always)]
+fn key(msg: *mut sk_msg_md) -> SocketKey {
+    // SAFETY: the context is valid for the whole run.
+    unsafe {
+        let family = core::ptr::read_volatile(&raw const (*msg).family);
+        // Both are read whatever the family: in two branches, the compiler would join the reads at a computed
+        // address, which the verifier refuses.
+        let ip4 = core::ptr::read_volatile(&raw const (*msg).remote_ip4);
+        let ip6 = [
+            core::ptr::read_volatile(&raw const (*msg).remote_ip6[0]),
+            core::ptr::read_volatile(&raw const (*msg).remote_ip6[1]),
+            core::ptr::read_volatile(&raw const (*msg).remote_ip6[2]),
+            core::ptr::read_volatile(&raw const (*msg).remote_ip6[3]),
+        ];
+        let remote_address = if family == AF_INET {
+            mapped(ip4.to_ne_bytes())
+        } else {
+            core::mem::transmute::<[u32; 4], [u8; 16]>(ip6)
+        };
+        // The remote port comes in network order in the upper half, the local one in host order.
+        let remote_port = u32::from_be(core::ptr::read_volatile(&raw const (*msg).remote_port)) as u16;
+        let local_port = core::ptr::read_volatile(&raw const (*msg).local_port) as u16;
+        SocketKey {
+            remote_address,
+            tgid: target::tgid(),
+            local_port,
+            remote_port,
+        }
+    }
+}
+
+/// Puts the lines in. All checks come before the first change to the message.
+#[inline(always)]
+fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u32, Outcome) {
+    // SAFETY: the helpers check what they are given; data pointers are read anew after each change.
+    unsafe {
+        let size = core::ptr::read_volatile(&raw const (*msg).size);
+        let wanted = if size < HEAD_MAX as u32 {
+            size
+        } else {
+            HEAD_MAX as u32
+        };
+        if bpf_msg_pull_data(msg, 0, wanted, 0) != 0 {
+            return (SK_PASS, Outcome::Refused);
+        }
+        let data = data(msg);
+        let available = (data_end(msg).saturating_sub(data)) as u32;
+        let seen = if available < wanted { available } else { wanted };
+        let text = scratch.text.as_mut_ptr();
+        let len = memory::copy::<HEAD_MAX>(data as *const u8, seen, text);
+        head::scan(scratch, len, true);
+        let text = scratch.text.as_ptr();
+        let head = &scratch.head;
+        let at = head.request_line_end & (HEAD_MAX as u32 * 2 - 1);
+        if at == 0 || head.request_line != 0 || !starts_with_method(text) {
+            return (SK_PASS, Outcome::NoRequestLine);
+        }
+        let mut outcome = Outcome::Inserted;
+        if head.sw8.len != 0 {
+            if !forwarded(text, head, prepared, &mut scratch.request.sw8) {
+                return (SK_PASS, Outcome::Present);
+            }
+            // The program passes on the header it came with, as a reverse proxy does: it would name the wrong
+            // parent. The line goes, ours comes.
+            let line = head.sw8_line;
+            let line_len = head.sw8.at + head.sw8.len - line;
+            let end = ((line + line_len) & (HEAD_MAX as u32 - 1)) as usize;
+            let ends_as_usual = *text.add(end) == b'\r' && *text.add(end + 1) == b'\n';
+            if line < at || !ends_as_usual || bpf_msg_pop_data(msg, line, line_len + 2, 0) != 0 {
+                return (SK_PASS, Outcome::Refused);
+            }
+            outcome = Outcome::Replaced;
+        }
+        let lines_len = prepared.len & (PREPARED_MAX as u32 - 1);
+        if bpf_msg_push_data(msg, at, lines_len, 0) != 0 {
+            return (SK_PASS, Outcome::Refused);
+        }
+        if bpf_msg_pull_data(msg, at, at + lines_len, 0) == 0 && fill(msg, prepared, lines_len) {
+            return (SK_PASS, outcome);
+        }
+        // A gap without its bytes must not go out.
+        if bpf_msg_pop_data(msg, at, lines_len, 0) == 0 {
+            return (SK_PASS, Outcome::Refused);
+        }
+        (SK_DROP, Outcome::Refused)
+    }
+}
+
+/// Copies the lines into the gap, which the message's data now is; whether all of it was filled.
+#[inline(always)]
+unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, len: u32) -> bool {
+    // SAFETY: each store is checked against the end of the data, each load against the entry's size.
+    unsafe {
+        let start = data(msg);
+        let end = data_end(msg);
+        let lines = prepared.lines.as_ptr();
+        let mut at: usize = 0;
+        while at + 8 <= PREPARED_MAX {
+            if at + 8 > len as usize {
+                break;
+            }
+            if start + at + 8 > end {
+                return false;
+            }
+            ((start + at) as *mut u64).write_unaligned(lines.add(at).cast::<u64>().read_unaligned());
+            at += 8;
+        }
+        let mut at = (len & !7) as usize & (PREPARED_MAX - 1);
+        let mut rest = 0;
+        while rest < 7 {
+            if at >= len as usize {
+                return true;
+            }
+            if start + at + 1 > end {
+                return false;
+            }
+            *((start + at) as *mut u8) = *lines.add(at & (PREPARED_MAX - 1));
+            at += 1;
+            rest += 1;
+        }
+        true
+    }
+}
+
+#[inline(always)]
+unsafe fn data(msg: *mut sk_msg_md) -> usize {
+    // SAFETY: the caller's context.
+    unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_1.data) as usize }
+}
+
+#[inline(always)]
+unsafe fn data_end(msg: *mut sk_msg_md) -> usize {
+    // SAFETY: the caller's context.
+    unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_2.data_end) as usize }
+}
+
+/// Whether the text begins as a request does: a token of capitals. A body or a tunnel that happens to hold a
+/// request line further on is left alone.
+#[inline(always)]
+unsafe fn starts_with_method(text: *const u8) -> bool {
+    // SAFETY: the first bytes of map memory.
+    unsafe { (*text).is_ascii_uppercase() && ((*text.add(1)).is_ascii_uppercase() || *text.add(1) == b'-') }
+}
+
+/// Whether the request's own `sw8` is the one its parent came with.
+#[inline(always)]
+unsafe fn forwarded(
+    text: *const u8,
+    head: &head::Head,
+    prepared: &Prepared,
+    value: &mut [u8; SW8_MAX],
+) -> bool {
+    if prepared.forwarded_hash == 0 || head.sw8.len >= SW8_MAX as u32 {
+        return false;
+    }
+    let at = (head.sw8.at & (HEAD_MAX as u32 - 1)) as usize;
+    // SAFETY: masked to the text; the copy fails rather than reads beyond it.
+    let len = memory::copy::<SW8_MAX>(unsafe { text.add(at) }, head.sw8.len, value.as_mut_ptr());
+    hash::fnv1a64(value, len) == prepared.forwarded_hash
+}

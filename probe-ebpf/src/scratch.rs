@@ -1,0 +1,90 @@
+//! Working memory for one run of a program: the stack holds 512 bytes.
+//!
+//! Programs at uprobes run with migration off but preemption on, so another program may run on the same CPU in
+//! the middle of ours. A plain per-CPU buffer would then be overwritten; here a run takes a slot of its own, and
+//! gives it back.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use probe_common::{
+    array::Unfollowed,
+    context::{sw8::Sw8Places, traceparent::Traceparent},
+    limits::{HEAD_MAX, METHOD_MAX, PATH_MAX, PATTERN_MAX},
+    operation::Operation,
+    propagation::Prepared,
+};
+
+use crate::{
+    atomic,
+    go::net_http::{CallState, RequestState},
+    head::Head,
+};
+
+/// Runs that may be under way on one CPU. More than two have to preempt each other within microseconds.
+const SLOTS: u32 = 4;
+
+/// Bytes behind a buffer into which a copy of masked length may reach.
+const SLACK: usize = 1024;
+
+/// One run's working memory.
+#[repr(C, align(8))]
+pub(crate) struct Scratch {
+    busy: u32,
+    /// Which slot it is: how a global function, which takes no pointers, finds it again.
+    pub(crate) slot: u32,
+    pub(crate) request: RequestState,
+    pub(crate) call: CallState,
+    pub(crate) prepared: Prepared,
+    _prepared_slack: [u8; SLACK],
+    pub(crate) head: Head,
+    pub(crate) text: [u8; HEAD_MAX + 64],
+    pub(crate) operation: Operation,
+    pub(crate) method: [u8; METHOD_MAX],
+    pub(crate) path: [u8; PATH_MAX],
+    pub(crate) pattern: [u8; PATTERN_MAX],
+    /// The endpoint's name, and its length.
+    pub(crate) endpoint_len: Unfollowed<u32>,
+    pub(crate) endpoint: [u8; 256],
+    pub(crate) trace_base64: [u8; 256],
+    /// 0: the trace is of our own making.
+    pub(crate) trace_base64_len: Unfollowed<u32>,
+    pub(crate) w3c_trace_id: [u8; 16],
+    pub(crate) sw8_places: Sw8Places,
+    pub(crate) traceparent: Traceparent,
+    pub(crate) record: [u8; HEAD_MAX + SLACK],
+}
+
+/// Per CPU: the slots.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SLOTS, 0);
+
+/// A free slot, or nothing if programs preempt each other more deeply than there are slots.
+#[inline(always)]
+pub(crate) fn take() -> Option<&'static mut Scratch> {
+    let mut index = 0;
+    while index < SLOTS {
+        let slot = SCRATCH.get_ptr_mut(index)?;
+        // SAFETY: `busy` lies in a live entry; the swap makes the rest of the slot ours alone.
+        unsafe {
+            if atomic::swap_u32(&raw mut (*slot).busy, 1) == 0 {
+                (*slot).slot = index;
+                return Some(&mut *slot);
+            }
+        }
+        index += 1;
+    }
+    None
+}
+
+/// The slot `index`, which the caller of a global function has taken.
+#[inline(always)]
+pub(crate) fn taken(index: u32) -> Option<&'static mut Scratch> {
+    // SAFETY: the run that took the slot is the one that asks.
+    SCRATCH.get_ptr_mut(index).map(|slot| unsafe { &mut *slot })
+}
+
+/// Gives a slot back.
+#[inline(always)]
+pub(crate) fn give_back(scratch: &mut Scratch) {
+    // SAFETY: the slot is ours until this very store.
+    unsafe { core::ptr::write_volatile(&raw mut scratch.busy, 0) };
+}

@@ -1,0 +1,3 @@
+//! The kernel's side of the border: the only module that knows aya.
+
+pub mod load;
