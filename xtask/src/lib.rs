@@ -7,6 +7,7 @@ pub mod build;
 pub mod cache;
 pub mod child;
 pub mod debian;
+pub mod demo;
 pub mod http;
 pub mod oap;
 pub mod process;

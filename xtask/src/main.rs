@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, oap, process, test, toolchain};
+use xtask::{build, demo, oap, process, test, toolchain};
 
 /// The project's tools
 #[derive(Parser)]
@@ -22,6 +22,8 @@ enum Command {
     Build,
     /// Run every test there is
     Test(test::Options),
+    /// Trace three small Go services and show the traces
+    Demo(demo::Options),
     /// Run a real SkyWalking OAP on the loopback address until Ctrl-C
     Oap {
         /// The release; the nearest one where the Maven registry lacks it
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Toolchain => toolchain::install().map(|()| ExitCode::SUCCESS),
         Command::Build => build::release().map(|_| ExitCode::SUCCESS),
         Command::Test(options) => test::run(&options),
+        Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Oap { version } => oap::run(&version, oap::Ports::CUSTOMARY).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -6,7 +6,6 @@
 mod counts;
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
@@ -79,12 +78,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         )
     });
 
-    let scratch = tempfile::tempdir().context("make a temporary directory")?;
     for binary in &binaries {
         if stopping() {
             bail!("interrupted; so far {counts}");
         }
-        run_binary(binary, options, &skyprobe, scratch.path(), &mut counts)?;
+        run_binary(binary, options, &skyprobe, &mut counts)?;
     }
     if options.filter.is_none() {
         step("running the examples in the documentation");
@@ -184,13 +182,7 @@ impl Message {
     }
 }
 
-fn run_binary(
-    binary: &TestBinary,
-    options: &Options,
-    skyprobe: &Path,
-    scratch: &Path,
-    counts: &mut Counts,
-) -> Result<()> {
+fn run_binary(binary: &TestBinary, options: &Options, skyprobe: &Path, counts: &mut Counts) -> Result<()> {
     let name = format!("{}/{}", binary.package, binary.target);
     let system = binary.package == SYSTEM_TESTS;
     let mut command = Command::new(&binary.executable);
@@ -217,11 +209,10 @@ fn run_binary(
     }
 
     step(format!("testing {name}"));
-    let skips = scratch.join("skips");
-    fs::write(&skips, []).context("write into the temporary directory")?;
-    command
-        .env("SKYPROBE_TEST_SKIPS", &skips)
-        .env("SKYPROBE_BIN", skyprobe);
+    command.arg("--show-output").env("SKYPROBE_BIN", skyprobe);
+    if system {
+        command.env("SKYPROBE_GO", toolchain::go()?);
+    }
     if options.full {
         command.env("SKYPROBE_TEST_FULL", "1");
     }
@@ -231,8 +222,7 @@ fn run_binary(
     if output.failed > 0 && !system {
         print!("{text}");
     }
-    let skipped = fs::read_to_string(&skips).context("read the skips")?;
-    counts.add(&name, &output, &skipped, &status);
+    counts.add(&name, &output, &status);
     Ok(())
 }
 
@@ -299,7 +289,7 @@ fn run_documentation(counts: &mut Counts) -> Result<()> {
     if parsed.results == 0 && !output.status.success() {
         counts.check("cargo test --doc", Err(anyhow::anyhow!("{}", output.status)));
     } else if parsed.results > 0 {
-        counts.add("documentation", &parsed, "", &output.status.to_string());
+        counts.add("documentation", &parsed, &output.status.to_string());
     }
     Ok(())
 }

@@ -263,7 +263,8 @@ fn apt_get() -> Command {
     command
 }
 
-fn need_root(what: &str) -> Result<()> {
+/// Fails, saying what for, when we are not root.
+pub fn need_root(what: &str) -> Result<()> {
     // SAFETY: geteuid cannot fail and touches no memory. The standard library has no user ids.
     if unsafe { libc::geteuid() } != 0 {
         bail!("to {what} takes root: run this command as root");

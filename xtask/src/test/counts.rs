@@ -40,15 +40,12 @@ impl Counts {
         self.skips.push(skip);
     }
 
-    /// Adds one test binary. `skipped` holds a line for each test that found out, running, that it cannot run here: to
-    /// the binary it passed.
-    pub(super) fn add(&mut self, name: &str, output: &Output, skipped: &str, status: &str) {
-        let skipped: Vec<String> = skipped.lines().map(|line| format!("{name} {line}")).collect();
-        self.passed += output.passed.saturating_sub(skipped.len());
+    /// Adds one test binary.
+    pub(super) fn add(&mut self, name: &str, output: &Output, status: &str) {
+        self.passed += output.passed;
         self.failed += output.failed;
-        self.skips.extend(skipped);
         self.skips
-            .extend(output.ignored.iter().map(|ignored| format!("{name} {ignored}")));
+            .extend(output.skips.iter().map(|skip| format!("{name} {skip}")));
         self.failures
             .extend(output.failures.iter().map(|failure| format!("{name} {failure}")));
         if output.results == 0 {
@@ -66,34 +63,60 @@ pub(super) struct Output {
     pub(super) passed: usize,
     pub(super) failed: usize,
     /// `name: reason`.
-    pub(super) ignored: Vec<String>,
+    pub(super) skips: Vec<String>,
     pub(super) failures: Vec<String>,
+    /// Tests that passed by skipping themselves.
+    skipped_in_passed: usize,
     /// How many lines `test result: …` there were: one a binary.
     pub(super) results: usize,
 }
 
 impl Output {
+    /// Reads what a test binary printed, run with `--show-output`.
+    ///
+    /// A test that finds out, running, that it cannot run here prints a line `SKIP reason` and returns; to its binary it
+    /// has passed, to us it has not.
     pub(super) fn parse(text: &str) -> Self {
         let mut output = Self::default();
+        let mut shown = "";
         for line in text.lines() {
             if let Some(result) = line.strip_prefix("test result: ") {
                 output.results += 1;
                 output.passed += count(result, "passed");
                 output.failed += count(result, "failed");
-            } else if let Some((name, outcome)) = line
-                .strip_prefix("test ")
-                .and_then(|line| line.rsplit_once(" ... "))
-            {
+            } else if let Some((name, outcome)) = test_line(line) {
                 if let Some(reason) = outcome.strip_prefix("ignored") {
                     let reason = reason.strip_prefix(", ").unwrap_or("no reason given");
-                    output.ignored.push(format!("{name}: {reason}"));
+                    output.skips.push(format!("{name}: {reason}"));
                 } else if outcome == "FAILED" {
                     output.failures.push(name.to_owned());
                 }
+            } else if let Some(name) = line
+                .strip_prefix("---- ")
+                .and_then(|line| line.strip_suffix(" stdout ----"))
+            {
+                shown = name;
+            } else if let Some(reason) = line.strip_prefix("SKIP ") {
+                let skip = format!("{shown}: {reason}");
+                // A skip is counted once for each test, and not for one that failed afterwards.
+                let counted = output
+                    .skips
+                    .iter()
+                    .any(|other| other.starts_with(&format!("{shown}: ")));
+                if !counted && !output.failures.iter().any(|failure| failure == shown) {
+                    output.skips.push(skip);
+                    output.skipped_in_passed += 1;
+                }
             }
         }
+        output.passed = output.passed.saturating_sub(output.skipped_in_passed);
         output
     }
+}
+
+/// `test name ... outcome`, taken apart.
+fn test_line(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("test ")?.rsplit_once(" ... ")
 }
 
 /// The number before this word in `ok. 3 passed; 0 failed; …`.
@@ -120,30 +143,32 @@ test a::breaks ... FAILED
 test b::slow ... ignored, takes an hour
 test c::skips_itself ... ok
 
+successes:
+
+---- a::works stdout ----
+nothing of note
+---- c::skips_itself stdout ----
+SKIP no JDK here
+
 test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
 ";
 
     #[test]
     fn a_binary_is_counted_with_names_and_reasons() {
         let mut counts = Counts::default();
-        counts.add(
-            "x/y",
-            &Output::parse(TEXT),
-            "c::skips_itself: no JDK here\n",
-            "exit status: 101",
-        );
+        counts.add("x/y", &Output::parse(TEXT), "exit status: 101");
         assert_eq!(counts.to_string(), "1 passed, 1 failed, 2 skipped");
         assert_eq!(counts.failures, ["x/y a::breaks"]);
         assert_eq!(
             counts.skips,
-            ["x/y c::skips_itself: no JDK here", "x/y b::slow: takes an hour"]
+            ["x/y b::slow: takes an hour", "x/y c::skips_itself: no JDK here"]
         );
     }
 
     #[test]
     fn a_binary_without_a_result_has_failed() {
         let mut counts = Counts::default();
-        counts.add("x/y", &Output::parse("running 4 tests\n"), "", "signal: 11");
+        counts.add("x/y", &Output::parse("running 4 tests\n"), "signal: 11");
         assert_eq!(counts.failed, 1);
         assert_eq!(counts.failures, ["x/y: ended without a result (signal: 11)"]);
     }
