@@ -14,6 +14,8 @@
 pub mod clock;
 pub mod config;
 pub mod discover;
-pub mod naming;
+pub mod export;
 pub mod kernel;
+pub mod naming;
+pub mod telemetry;
 pub mod trace;

@@ -1,0 +1,185 @@
+//! Where finished segments go. All exporters share one bounded queue, so that a slow one never holds up the
+//! stage that reads events.
+//!
+//! Bias: the traced programs before the traces. When the queue is full the newest segment is dropped and counted.
+
+pub mod skywalking;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+
+use crate::telemetry::{Loss, Tally, Telemetry};
+use crate::trace::segment::Segment;
+
+/// Segments the queue holds unless told otherwise: what SkyWalking's Go agent holds. Filled, it takes some 10 MB.
+pub const QUEUE_SEGMENTS: usize = 5_000;
+
+/// A queue of at most `capacity` segments.
+///
+/// When the last sender is gone the receiver knows at once, even while it is busy: it is the signal to flush.
+pub fn queue(capacity: usize, telemetry: Arc<Telemetry>) -> (SegmentSender, SegmentReceiver) {
+    let (segments, receiver) = mpsc::channel(capacity.max(1));
+    let (open, closed) = watch::channel(());
+    let sender = SegmentSender {
+        segments,
+        telemetry,
+        _open: Arc::new(open),
+    };
+    (
+        sender,
+        SegmentReceiver {
+            segments: receiver,
+            closed,
+        },
+    )
+}
+
+/// The end of the queue that belongs to the tracer.
+#[derive(Clone, Debug)]
+pub struct SegmentSender {
+    segments: mpsc::Sender<Segment>,
+    telemetry: Arc<Telemetry>,
+    /// Dropped with the last sender; the receiver watches for that.
+    _open: Arc<watch::Sender<()>>,
+}
+
+impl SegmentSender {
+    /// Hands over a segment. Never waits: what finds no room is lost, and counted.
+    pub fn send(&self, segment: Segment) {
+        let size = tally(&segment);
+        self.telemetry.produced(size);
+        match self.segments.try_send(segment) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.telemetry.lost(Loss::QueueFull, size),
+            // The exporter ended before the tracer: what it could not do any more, it cannot do for this one.
+            Err(TrySendError::Closed(_)) => self.telemetry.lost(Loss::ExportFailed, size),
+        }
+    }
+}
+
+/// The end of the queue that belongs to an exporter.
+#[derive(Debug)]
+pub struct SegmentReceiver {
+    segments: mpsc::Receiver<Segment>,
+    closed: watch::Receiver<()>,
+}
+
+impl SegmentReceiver {
+    /// The next segment; `None` when the last sender is gone and the queue is empty.
+    pub async fn recv(&mut self) -> Option<Segment> {
+        self.segments.recv().await
+    }
+
+    /// The same, for a thread of its own.
+    pub fn blocking_recv(&mut self) -> Option<Segment> {
+        self.segments.blocking_recv()
+    }
+
+    /// Up to `most` segments: waits for the first, then no longer than `wait` for the others.
+    /// `None` when the last sender is gone and the queue is empty.
+    pub async fn batch(&mut self, most: usize, wait: Duration) -> Option<Vec<Segment>> {
+        let mut batch = vec![self.segments.recv().await?];
+        let full = async {
+            while batch.len() < most {
+                match self.segments.recv().await {
+                    Some(segment) => batch.push(segment),
+                    None => return,
+                }
+            }
+        };
+        // Either way the batch is what has come: receiving loses nothing when it is broken off.
+        let _ = tokio::time::timeout(wait, full).await;
+        Some(batch)
+    }
+
+    /// Ends when the last sender is gone, whatever still lies in the queue.
+    pub fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut closed = self.closed.clone();
+        async move { while closed.changed().await.is_ok() {} }
+    }
+}
+
+/// How much a segment counts.
+pub fn tally(segment: &Segment) -> Tally {
+    Tally {
+        segments: 1,
+        spans: segment.spans.len() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::segment::Identity;
+
+    fn segment(number: usize) -> Segment {
+        Segment {
+            trace_id: "trace".into(),
+            segment_id: number.to_string(),
+            identity: Arc::new(Identity {
+                service: "service".into(),
+                instance: "instance".into(),
+            }),
+            spans: Vec::new(),
+        }
+    }
+
+    fn ids(batch: Option<Vec<Segment>>) -> Option<Vec<String>> {
+        batch.map(|batch| batch.into_iter().map(|segment| segment.segment_id).collect())
+    }
+
+    #[tokio::test]
+    async fn the_newest_are_dropped_and_counted() {
+        let telemetry = Arc::new(Telemetry::default());
+        let (sender, mut receiver) = queue(2, Arc::clone(&telemetry));
+        for number in 0..5 {
+            sender.send(segment(number));
+        }
+        drop(sender);
+        let batch = receiver.batch(10, Duration::from_secs(1)).await;
+        assert_eq!(ids(batch), Some(vec!["0".into(), "1".into()]));
+        assert_eq!(ids(receiver.batch(10, Duration::from_secs(1)).await), None);
+        assert_eq!(telemetry.account().produced.segments, 5);
+        assert_eq!(telemetry.account().lost_to(Loss::QueueFull).segments, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_ends_by_size_or_by_time() {
+        let (sender, mut receiver) = queue(10, Arc::new(Telemetry::default()));
+        for number in 0..3 {
+            sender.send(segment(number));
+        }
+        let start = tokio::time::Instant::now();
+        let batch = receiver.batch(2, Duration::from_millis(500)).await;
+        assert_eq!(ids(batch), Some(vec!["0".into(), "1".into()]));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        let batch = receiver.batch(2, Duration::from_millis(500)).await;
+        assert_eq!(ids(batch), Some(vec!["2".into()]));
+        assert_eq!(start.elapsed(), Duration::from_millis(500));
+    }
+
+    #[tokio::test]
+    async fn closing_is_known_before_the_queue_is_empty() {
+        let (sender, receiver) = queue(10, Arc::new(Telemetry::default()));
+        let other = sender.clone();
+        sender.send(segment(0));
+        drop(sender);
+        let early = tokio::time::timeout(Duration::from_millis(10), receiver.closing()).await;
+        assert!(early.is_err(), "one sender is left");
+        drop(other);
+        receiver.closing().await;
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_the_exporter_ended_is_counted_too() {
+        let telemetry = Arc::new(Telemetry::default());
+        let (sender, receiver) = queue(10, Arc::clone(&telemetry));
+        drop(receiver);
+        sender.send(segment(0));
+        assert_eq!(telemetry.account().lost_to(Loss::ExportFailed).segments, 1);
+        assert_eq!(telemetry.account().pending_segments(), 0);
+    }
+}

@@ -1,0 +1,334 @@
+//! The connection to one of the backends, shared by all calls; moves to the next when one fails.
+
+use std::error::Error;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::v3::management_service_client::ManagementServiceClient;
+use proto::v3::trace_segment_report_service_client::TraceSegmentReportServiceClient;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tracing::{error, info, warn};
+
+use super::backend::{self, Backend};
+use super::{Backoff, Settings, SettingsError, Token};
+use crate::telemetry::Repeats;
+
+/// Puts the token on every call.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    token: Option<MetadataValue<Ascii>>,
+}
+
+impl Credentials {
+    fn new(token: Option<&Token>) -> Result<Self, SettingsError> {
+        let Some(Token(token)) = token else {
+            return Ok(Self { token: None });
+        };
+        // The error would show the token.
+        let mut token: MetadataValue<Ascii> = token.parse().map_err(|_shows_it| SettingsError::Token)?;
+        token.set_sensitive(true);
+        Ok(Self { token: Some(token) })
+    }
+}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authentication", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A backend that was reached.
+#[derive(Clone)]
+pub(super) struct Live {
+    /// Counts connections, so that a failure is put down to the one it happened on.
+    pub(super) generation: u64,
+    pub(super) address: Arc<str>,
+    channel: Channel,
+    credentials: Credentials,
+}
+
+impl Live {
+    pub(super) fn segments(
+        &self,
+    ) -> TraceSegmentReportServiceClient<InterceptedService<Channel, Credentials>> {
+        TraceSegmentReportServiceClient::with_interceptor(self.channel.clone(), self.credentials.clone())
+    }
+
+    pub(super) fn management(&self) -> ManagementServiceClient<InterceptedService<Channel, Credentials>> {
+        ManagementServiceClient::with_interceptor(self.channel.clone(), self.credentials.clone())
+    }
+}
+
+/// All backends, and the one in use.
+pub(super) struct Connection {
+    backends: Vec<Backend>,
+    credentials: Credentials,
+    connect_timeout: Duration,
+    backoff: Backoff,
+    /// Held while connecting: who else needs a connection waits for the same one.
+    state: Mutex<State>,
+}
+
+struct State {
+    live: Option<Live>,
+    /// The backend to try next; counted on and on.
+    next: usize,
+    generation: u64,
+    /// Backends that could not be reached in a row.
+    failures: u32,
+    retry_at: Option<Instant>,
+    /// A refused token has been said since a call last went through.
+    refusal_said: bool,
+    repeats: Repeats<&'static str>,
+}
+
+impl Connection {
+    pub(super) fn new(settings: &Settings) -> Result<Self, SettingsError> {
+        let backends = backend::backends(settings)?;
+        // The keys of a new hasher are random, and that is all that is wanted: many probes must not all begin with
+        // the same OAP.
+        let next = RandomState::new().build_hasher().finish() as usize % backends.len();
+        Ok(Self {
+            backends,
+            credentials: Credentials::new(settings.authentication.as_ref())?,
+            connect_timeout: settings.connect_timeout,
+            backoff: settings.backoff,
+            state: Mutex::new(State {
+                live: None,
+                next,
+                generation: 0,
+                failures: 0,
+                retry_at: None,
+                refusal_said: false,
+                repeats: Repeats::default(),
+            }),
+        })
+    }
+
+    pub(super) fn backends(&self) -> u32 {
+        u32::try_from(self.backends.len()).unwrap_or(u32::MAX)
+    }
+
+    /// A connection, however long it takes. May be given up at any time.
+    pub(super) async fn live(&self) -> Live {
+        let mut state = self.state.lock().await;
+        loop {
+            if let Some(live) = &state.live {
+                return live.clone();
+            }
+            if let Some(retry_at) = state.retry_at {
+                tokio::time::sleep_until(retry_at).await;
+            }
+            self.connect(&mut state).await;
+        }
+    }
+
+    /// A connection now: each backend is tried once, without a pause.
+    pub(super) async fn live_now(&self) -> Option<Live> {
+        let mut state = self.state.lock().await;
+        for _ in &self.backends {
+            if state.live.is_some() {
+                break;
+            }
+            self.connect(&mut state).await;
+        }
+        state.live.clone()
+    }
+
+    /// Tries the next backend.
+    async fn connect(&self, state: &mut State) {
+        let backend = self.backends.get(state.next % self.backends.len());
+        let Some(Backend { address, endpoint }) = backend else {
+            return;
+        };
+        // Moved on before the wait: a connect that is given up halfway is not begun again with the same backend.
+        state.next = state.next.wrapping_add(1);
+        let connected = tokio::time::timeout(self.connect_timeout, endpoint.connect()).await;
+        let error = match connected {
+            Ok(Ok(channel)) => {
+                state.generation += 1;
+                state.failures = 0;
+                state.retry_at = None;
+                if let Some(count) = state.repeats.admit("connected", Instant::now()) {
+                    info!(server.addr = %address, count, "OAP connected");
+                }
+                state.live = Some(Live {
+                    generation: state.generation,
+                    address: Arc::clone(address),
+                    channel,
+                    credentials: self.credentials.clone(),
+                });
+                return;
+            }
+            Ok(Err(error)) => causes(&error),
+            Err(_elapsed) => format!("no connection within {} ms", self.connect_timeout.as_millis()),
+        };
+        state.failures = state.failures.saturating_add(1);
+        // A pause only when every backend has had its turn.
+        if state.failures.is_multiple_of(self.backends()) {
+            let pause = self.backoff.pause(state.failures / self.backends());
+            state.retry_at = Some(Instant::now() + pause);
+        }
+        if let Some(count) = state.repeats.admit("unreachable", Instant::now()) {
+            warn!(server.addr = %address, error, count, "OAP not reachable, trying again");
+        }
+    }
+
+    /// The connection `live` broke: the next call is made on a new one, to the next backend.
+    pub(super) async fn broke(&self, live: &Live, status: &Status) {
+        let mut state = self.state.lock().await;
+        if let Some(count) = state.repeats.admit("broke", Instant::now()) {
+            let error = causes(status);
+            warn!(server.addr = %live.address, error, count, "Connection to OAP broke, trying the next");
+        }
+        state.leave(live);
+    }
+
+    /// The backend of `live` does not answer: the next call is made on a new connection, to the next backend.
+    pub(super) async fn abandon(&self, live: &Live) {
+        self.state.lock().await.leave(live);
+    }
+
+    /// The backend of `live` answered, but not as it should: if there is another one, it is tried next.
+    pub(super) async fn displeased(&self, live: &Live) {
+        if self.backends.len() > 1 {
+            self.state.lock().await.leave(live);
+        }
+    }
+
+    /// OAP refused the token. Said once, until a call goes through again: only a person can change it.
+    pub(super) async fn refused(&self, live: &Live) {
+        let mut state = self.state.lock().await;
+        if !std::mem::replace(&mut state.refusal_said, true) {
+            let token = if self.credentials.token.is_some() {
+                "wrong"
+            } else {
+                "missing"
+            };
+            error!(
+                server.addr = %live.address,
+                token,
+                "OAP refuses the authentication token: set SW_AGENT_AUTHENTICATION (`authentication` in the \
+                 configuration file) to the one OAP expects"
+            );
+        }
+    }
+
+    /// A call went through.
+    pub(super) async fn pleased(&self) {
+        self.state.lock().await.refusal_said = false;
+    }
+}
+
+impl State {
+    fn leave(&mut self, live: &Live) {
+        if self
+            .live
+            .as_ref()
+            .is_some_and(|current| current.generation == live.generation)
+        {
+            self.live = None;
+        }
+    }
+}
+
+/// What a status from OAP asks of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It took nothing, and may soon.
+    TryAgain,
+    /// It took nothing, and wants less.
+    Spare,
+    /// It takes nothing from us: the token is not the right one.
+    Refused,
+    /// It has no such service.
+    Unimplemented,
+    /// It does not take this message.
+    Failed,
+}
+
+impl Answer {
+    pub(super) fn of(code: Code) -> Self {
+        match code {
+            Code::Unavailable => Self::TryAgain,
+            Code::ResourceExhausted => Self::Spare,
+            Code::PermissionDenied | Code::Unauthenticated => Self::Refused,
+            Code::Unimplemented => Self::Unimplemented,
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::InvalidArgument
+            | Code::DeadlineExceeded
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Internal
+            | Code::DataLoss => Self::Failed,
+        }
+    }
+}
+
+/// An error with what lies under it, in one line.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Many errors only repeat what lies under them.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_cannot_be_sent_is_refused_without_being_shown() {
+        let error = Credentials::new(Some(&Token::new("s3cret\n")))
+            .err()
+            .expect("a line end");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+        assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
+    }
+
+    #[test]
+    fn every_call_carries_the_token() {
+        let mut credentials = Credentials::new(Some(&Token::new("s3cret"))).expect("it can be sent");
+        let request = credentials
+            .call(Request::new(()))
+            .expect("it is never refused here");
+        assert_eq!(
+            request.metadata().get("authentication").expect("it is there"),
+            "s3cret"
+        );
+        assert!(!format!("{request:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn answers() {
+        assert_eq!(Answer::of(Code::Unavailable), Answer::TryAgain);
+        assert_eq!(Answer::of(Code::ResourceExhausted), Answer::Spare);
+        assert_eq!(Answer::of(Code::PermissionDenied), Answer::Refused);
+        assert_eq!(Answer::of(Code::Unauthenticated), Answer::Refused);
+        assert_eq!(Answer::of(Code::Unimplemented), Answer::Unimplemented);
+        assert_eq!(Answer::of(Code::Internal), Answer::Failed);
+    }
+}

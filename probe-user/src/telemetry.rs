@@ -1,0 +1,411 @@
+//! Our own counters, and what may be lost: the one place where both sides meet.
+//!
+//! Everything that is lost is counted with a reason. After production the sum closes: segments produced =
+//! segments exported + segments lost, each under one [`Loss`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use probe_common::loss::LossReason;
+use tracing::warn;
+
+/// Why something did not arrive, in user space. The kernel side has its own list, [`LossReason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// A record from the kernel was short, or of a kind nobody knows. What it told is unknown.
+    RecordMalformed,
+    /// The queue before the exporter was full: it is slower than the traced programs. The newest is dropped.
+    QueueFull,
+    /// No OAP could be reached by the time the probe stopped.
+    OapUnreachable,
+    /// OAP refused the authentication token.
+    OapRefused,
+    /// What answers at the address does not take segments.
+    OapUnimplemented,
+    /// OAP answered with an error, or kept asking to be spared.
+    ExportFailed,
+    /// Sent, but never confirmed: it may have arrived or not.
+    Unconfirmed,
+    /// The probe stopped, and the time to send what was left was over.
+    FlushDeadline,
+    /// The output of `text` or `json` could not be written: disk full, pipe closed.
+    OutputFailed,
+}
+
+impl Loss {
+    /// All losses, in the order they are shown.
+    pub const ALL: [Self; 9] = [
+        Self::RecordMalformed,
+        Self::QueueFull,
+        Self::OapUnreachable,
+        Self::OapRefused,
+        Self::OapUnimplemented,
+        Self::ExportFailed,
+        Self::Unconfirmed,
+        Self::FlushDeadline,
+        Self::OutputFailed,
+    ];
+
+    /// The name under which it is reported.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RecordMalformed => "record_malformed",
+            Self::QueueFull => "queue_full",
+            Self::OapUnreachable => "oap_unreachable",
+            Self::OapRefused => "oap_refused",
+            Self::OapUnimplemented => "oap_unimplemented",
+            Self::ExportFailed => "export_failed",
+            Self::Unconfirmed => "unconfirmed",
+            Self::FlushDeadline => "flush_deadline",
+            Self::OutputFailed => "output_failed",
+        }
+    }
+
+    /// Whether it strikes finished segments. Only then does it belong to the sum that closes.
+    pub const fn after_production(self) -> bool {
+        match self {
+            Self::RecordMalformed => false,
+            Self::QueueFull
+            | Self::OapUnreachable
+            | Self::OapRefused
+            | Self::OapUnimplemented
+            | Self::ExportFailed
+            | Self::Unconfirmed
+            | Self::FlushDeadline
+            | Self::OutputFailed => true,
+        }
+    }
+}
+
+/// How much: segments, and the spans in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub segments: u64,
+    pub spans: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.segments += other.segments;
+        self.spans += other.spans;
+    }
+}
+
+/// A [`Tally`] many threads add to.
+#[derive(Debug, Default)]
+struct Counter {
+    segments: AtomicU64,
+    spans: AtomicU64,
+}
+
+impl Counter {
+    // Relaxed: the counters order nothing, they are only added up.
+    fn add(&self, tally: Tally) {
+        self.segments.fetch_add(tally.segments, Ordering::Relaxed);
+        self.spans.fetch_add(tally.spans, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Tally {
+        Tally {
+            segments: self.segments.load(Ordering::Relaxed),
+            spans: self.spans.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The counters of one run, shared by all stages.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    produced: Counter,
+    exported: Counter,
+    lost: [Counter; Loss::ALL.len()],
+    kernel: [AtomicU64; LossReason::ALL.len()],
+}
+
+impl Telemetry {
+    /// Finished segments were handed to the exporter's queue.
+    pub fn produced(&self, tally: Tally) {
+        self.produced.add(tally);
+    }
+
+    /// Segments arrived where they should: OAP confirmed them, or they were written.
+    pub fn exported(&self, tally: Tally) {
+        self.exported.add(tally);
+    }
+
+    /// Something was lost. What never became a segment counts as one span.
+    pub fn lost(&self, loss: Loss, tally: Tally) {
+        if let Some(counter) = self.lost.get(loss as usize) {
+            counter.add(tally);
+        }
+    }
+
+    /// What the kernel side has lost since the start, summed over its CPUs.
+    pub fn kernel_lost(&self, reason: LossReason, total: u64) {
+        if let Some(counter) = self.kernel.get(reason as usize) {
+            // The sum never shrinks; a late, older reading must not make it.
+            counter.fetch_max(total, Ordering::Relaxed);
+        }
+    }
+
+    /// All counters, as they stand.
+    pub fn account(&self) -> Account {
+        let lost = Loss::ALL
+            .into_iter()
+            .zip(&self.lost)
+            .map(|(loss, counter)| (loss, counter.read()));
+        let kernel = LossReason::ALL
+            .into_iter()
+            .zip(&self.kernel)
+            .map(|(reason, counter)| (reason, counter.load(Ordering::Relaxed)));
+        Account {
+            produced: self.produced.read(),
+            exported: self.exported.read(),
+            lost: lost.collect(),
+            kernel: kernel.collect(),
+        }
+    }
+}
+
+/// The counters at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub produced: Tally,
+    pub exported: Tally,
+    /// Every loss of user space, those that never happened too.
+    pub lost: Vec<(Loss, Tally)>,
+    /// Every loss of the kernel side, likewise.
+    pub kernel: Vec<(LossReason, u64)>,
+}
+
+impl Account {
+    /// How much was lost for `loss`.
+    pub fn lost_to(&self, loss: Loss) -> Tally {
+        self.lost
+            .iter()
+            .find(|(each, _)| *each == loss)
+            .map(|(_, tally)| *tally)
+            .unwrap_or_default()
+    }
+
+    /// What was produced and then lost.
+    pub fn lost_after_production(&self) -> Tally {
+        let mut sum = Tally::default();
+        for (_, tally) in self.lost.iter().filter(|(loss, _)| loss.after_production()) {
+            sum += *tally;
+        }
+        sum
+    }
+
+    /// What is still on its way to the exporter. 0 at the end: then the sum closes.
+    pub fn pending_segments(&self) -> u64 {
+        self.produced
+            .segments
+            .saturating_sub(self.exported.segments)
+            .saturating_sub(self.lost_after_production().segments)
+    }
+}
+
+/// The account as it is shown at the end: one line for what went well, one for each reason that struck.
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            produced,
+            exported,
+            lost,
+            kernel,
+        } = self;
+        let gone = self.lost_after_production();
+        write!(
+            f,
+            "{} spans in {} segments: {} spans in {} segments exported, {} spans in {} segments lost",
+            produced.spans, produced.segments, exported.spans, exported.segments, gone.spans, gone.segments
+        )?;
+        for (loss, tally) in lost.iter().filter(|(_, tally)| *tally != Tally::default()) {
+            write!(f, "\nlost in user space: {} {} spans", loss.name(), tally.spans)?;
+            if tally.segments > 0 {
+                write!(f, " in {} segments", tally.segments)?;
+            }
+        }
+        for (reason, count) in kernel.iter().filter(|(_, count)| *count > 0) {
+            let what = if reason.loses_span() { "spans" } else { "links" };
+            write!(f, "\nlost in the kernel: {} {count} {what}", reason.name())?;
+        }
+        Ok(())
+    }
+}
+
+/// Logs each reason that struck: at once, then at most once a minute, with what came in between.
+///
+/// Never ends; to be dropped when the probe stops, since the account says the rest.
+pub async fn watch(telemetry: Arc<Telemetry>) {
+    const LOOK: Duration = Duration::from_secs(1);
+    let mut quiet = Repeats::default();
+    let mut seen = telemetry.account();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = tokio::time::Instant::now();
+        let account = telemetry.account();
+        let user = account
+            .lost
+            .iter()
+            .zip(&seen.lost)
+            .map(|((loss, tally), (_, before))| {
+                ("user", loss.name(), tally.spans.saturating_sub(before.spans))
+            });
+        let kernel = account
+            .kernel
+            .iter()
+            .zip(&seen.kernel)
+            .map(|((reason, count), (_, before))| ("kernel", reason.name(), count.saturating_sub(*before)));
+        for (side, reason, grown) in user.chain(kernel) {
+            if let Some(count) = quiet.admit_many((side, reason), grown, now) {
+                warn!(side, reason, count, "Lost");
+            }
+        }
+        seen = account;
+    }
+}
+
+/// Keeps a repeated message down to once a minute, and knows how often it was held back.
+#[derive(Debug)]
+pub struct Repeats<Key> {
+    messages: Vec<(Key, Option<tokio::time::Instant>, u64)>,
+}
+
+impl<Key> Default for Repeats<Key> {
+    fn default() -> Self {
+        Self { messages: Vec::new() }
+    }
+}
+
+impl<Key: PartialEq> Repeats<Key> {
+    /// The pause between two messages of one reason.
+    pub const PAUSE: Duration = Duration::from_secs(60);
+
+    /// It happened once more. If it is to be said now: how often it happened since it was said last.
+    pub fn admit(&mut self, key: Key, now: tokio::time::Instant) -> Option<u64> {
+        self.admit_many(key, 1, now)
+    }
+
+    /// It happened `count` more times, or not at all.
+    pub fn admit_many(&mut self, key: Key, count: u64, now: tokio::time::Instant) -> Option<u64> {
+        let position = self.messages.iter().position(|(each, ..)| *each == key);
+        let (_, said, held) = match position.and_then(|position| self.messages.get_mut(position)) {
+            Some(message) => message,
+            None if count == 0 => return None,
+            None => {
+                self.messages.push((key, None, 0));
+                self.messages.last_mut()?
+            }
+        };
+        *held += count;
+        let due = said.is_none_or(|said| now.duration_since(said) >= Self::PAUSE);
+        if *held == 0 || !due {
+            return None;
+        }
+        *said = Some(now);
+        Some(std::mem::take(held))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_positions_and_names_differ() {
+        for (position, loss) in Loss::ALL.into_iter().enumerate() {
+            assert_eq!(loss as usize, position, "{}", loss.name());
+        }
+        let mut names: Vec<_> = Loss::ALL.into_iter().map(Loss::name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Loss::ALL.len());
+    }
+
+    #[test]
+    fn the_sum_closes() {
+        let telemetry = Telemetry::default();
+        let one = Tally {
+            segments: 1,
+            spans: 3,
+        };
+        for _ in 0..5 {
+            telemetry.produced(one);
+        }
+        telemetry.exported(one);
+        telemetry.lost(Loss::QueueFull, one);
+        telemetry.lost(Loss::QueueFull, one);
+        telemetry.lost(
+            Loss::RecordMalformed,
+            Tally {
+                segments: 0,
+                spans: 7,
+            },
+        );
+        let account = telemetry.account();
+        assert_eq!(
+            account.lost_to(Loss::QueueFull),
+            Tally {
+                segments: 2,
+                spans: 6
+            }
+        );
+        assert_eq!(
+            account.lost_after_production(),
+            Tally {
+                segments: 2,
+                spans: 6
+            }
+        );
+        assert_eq!(account.pending_segments(), 2);
+    }
+
+    #[test]
+    fn the_account_names_only_what_happened() {
+        let telemetry = Telemetry::default();
+        telemetry.produced(Tally {
+            segments: 3,
+            spans: 9,
+        });
+        telemetry.exported(Tally {
+            segments: 2,
+            spans: 6,
+        });
+        telemetry.lost(
+            Loss::OapRefused,
+            Tally {
+                segments: 1,
+                spans: 3,
+            },
+        );
+        telemetry.kernel_lost(LossReason::RingFull, 4);
+        telemetry.kernel_lost(LossReason::RingFull, 2);
+        telemetry.kernel_lost(LossReason::PropagationEncrypted, 1);
+        assert_eq!(
+            telemetry.account().to_string(),
+            "9 spans in 3 segments: 6 spans in 2 segments exported, 3 spans in 1 segments lost\n\
+             lost in user space: oap_refused 3 spans in 1 segments\n\
+             lost in the kernel: ring_full 4 spans\n\
+             lost in the kernel: propagation_encrypted 1 links"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_is_said_once_a_minute_with_its_count() {
+        let mut repeats = Repeats::default();
+        let start = tokio::time::Instant::now();
+        let second = Duration::from_secs(1);
+        assert_eq!(repeats.admit("a", start), Some(1));
+        assert_eq!(repeats.admit("a", start + second), None);
+        assert_eq!(repeats.admit("b", start + second), Some(1));
+        assert_eq!(repeats.admit("a", start + 59 * second), None);
+        assert_eq!(repeats.admit("a", start + 60 * second), Some(3));
+        assert_eq!(repeats.admit_many("a", 0, start + 200 * second), None);
+        assert_eq!(repeats.admit_many("c", 0, start), None);
+        assert_eq!(repeats.admit_many("a", 5, start + 201 * second), Some(5));
+    }
+}
