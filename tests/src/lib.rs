@@ -1,7 +1,11 @@
 //! The test harness.
 
+pub mod bpf;
 pub mod client;
 pub mod probe;
+pub mod scene;
 pub mod segment;
+pub mod skip;
 pub mod target;
 pub mod truth;
+pub mod wire;

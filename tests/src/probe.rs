@@ -44,26 +44,6 @@ pub fn binary() -> Result<PathBuf> {
         .context("skyprobe is not built: run `cargo xtask build`, or name it in SKYPROBE_BIN")
 }
 
-/// Why nothing can be traced here, if so; to be printed after `SKIP`.
-pub fn obstacle() -> Option<String> {
-    // SAFETY: no arguments, no failure.
-    if unsafe { libc::geteuid() } != 0 {
-        return Some("tracing needs root".into());
-    }
-    None
-}
-
-/// Ends the test with a printed reason where nothing can be traced.
-#[macro_export]
-macro_rules! needs_probe {
-    () => {
-        if let Some(reason) = $crate::probe::obstacle() {
-            println!("SKIP {reason}");
-            return;
-        }
-    };
-}
-
 #[derive(Default)]
 struct Heard {
     segments: Vec<Segment>,

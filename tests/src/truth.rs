@@ -247,7 +247,7 @@ impl<'s> Map<'s> {
 }
 
 fn same(span: &Span, id: u64) -> Link {
-    match span_id(span) {
+    match span_number(span) {
         Some(found) if found == id => Link::Right,
         Some(found) => Link::Wrong(format!("{found}")),
         None => Link::Wrong(format!("{} without a number", span.operation_name)),
@@ -255,7 +255,7 @@ fn same(span: &Span, id: u64) -> Link {
 }
 
 /// The number at the end of the span's URL.
-fn span_id(span: &Span) -> Option<u64> {
+pub fn span_number(span: &Span) -> Option<u64> {
     span.tag("url")?.rsplit('/').next()?.parse().ok()
 }
 
@@ -273,7 +273,7 @@ pub fn join(truth: &[Record], segments: &[Segment], propagated: bool) -> Account
         } else {
             Side::Exit
         };
-        if let Some(id) = span_id(at.span) {
+        if let Some(id) = span_number(at.span) {
             spans.entry((side, id)).or_default().push(at);
         }
     }

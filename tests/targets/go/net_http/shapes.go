@@ -37,6 +37,7 @@ func (n *node) shapes() map[string]shape {
 		"hijack":  n.hijack,
 		"upgrade": n.upgrade,
 		"stream":  n.stream,
+		"blob":    n.blob,
 
 		// One call, in ways that keep the request's context or goroutine.
 		"sync":      n.calling(n.sync),
@@ -185,6 +186,22 @@ func (n *node) stream(w http.ResponseWriter, r *http.Request, id uint64) int {
 		w.(http.Flusher).Flush()
 		time.Sleep(2 * time.Millisecond)
 	}
+	return http.StatusOK
+}
+
+// blob answers with as many bytes as the parameter size says, each of them its position's remainder by 251.
+func (n *node) blob(w http.ResponseWriter, r *http.Request, id uint64) int {
+	size, err := strconv.Atoi(r.URL.Query().Get("size"))
+	if err != nil {
+		http.Error(w, "no size", http.StatusBadRequest)
+		return http.StatusBadRequest
+	}
+	body := make([]byte, size)
+	for i := range body {
+		body[i] = byte(i % 251)
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(body)
 	return http.StatusOK
 }
 
