@@ -1,4 +1,7 @@
 //! Which processes are traced, and what is in their executables.
 
+pub mod elf;
+pub mod go;
+pub mod pclntab;
 pub mod process;
 pub mod select;

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod discover;
 pub mod export;
+pub mod instrument;
 pub mod kernel;
 pub mod naming;
 pub mod telemetry;

@@ -1,0 +1,512 @@
+//! Go binaries: version, modules, where their text begins, and their functions.
+
+use std::{
+    fmt,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use object::elf::{NT_GNU_BUILD_ID, NoteType};
+use thiserror::Error;
+
+use crate::discover::{
+    elf::{Architecture, Elf, ElfError},
+    pclntab::{Found, Pclntab},
+};
+
+/// The oldest Go whose binaries are understood.
+pub const OLDEST: GoVersion = GoVersion::new(19, 0);
+
+/// What the build information starts with.
+const BUILDINFO_MAGIC: &[u8; 14] = b"\xff Go buildinf:";
+/// Bytes of build information that are read: every module of a large program is some 100 bytes.
+const BUILDINFO_MAX: u64 = 1024 * 1024;
+/// What brackets the module list.
+const MODULES_START: [u8; 16] = [
+    0x30, 0x77, 0xaf, 0x0c, 0x92, 0x74, 0x08, 0x02, 0x41, 0xe1, 0xc1, 0x07, 0xe6, 0xd6, 0x18, 0xe6,
+];
+const MODULES_END_BYTES: usize = 16;
+/// Bytes of `runtime.moduledata` that are looked at.
+const MODULEDATA_BYTES: usize = 344;
+/// The note with Go's own build id.
+const NT_GO_BUILD_ID: NoteType = NoteType(4);
+
+/// Why a binary cannot be traced, or read at all.
+#[derive(Debug, Error)]
+pub enum BinaryError {
+    #[error("{path} cannot be opened: {}", .source)]
+    Open { path: PathBuf, source: std::io::Error },
+    #[error("{path} cannot be read: {}", .source)]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not an ELF program")]
+    NotElf { path: PathBuf },
+    #[error("{path} is built for {machine}; skyprobe knows 64-bit x86 and ARM")]
+    Architecture { path: PathBuf, machine: String },
+    #[error("{path} is not a Go program: it has no Go build information")]
+    NotGo { path: PathBuf },
+    #[error("{path} is built with {version}; skyprobe knows Go 1.19 and later: rebuild it with a newer Go")]
+    TooOld { path: PathBuf, version: String },
+    #[error(
+        "{path} does not say with which Go it is built (it says \"{version}\"), so nothing can be known of it"
+    )]
+    UnknownVersion { path: PathBuf, version: String },
+    #[error("{path} is corrupted: {what}")]
+    Corrupted { path: PathBuf, what: &'static str },
+}
+
+impl BinaryError {
+    fn new(path: &Path, error: ElfError) -> Self {
+        let path = path.to_owned();
+        match error {
+            ElfError::Open { source, .. } => Self::Open { path, source },
+            ElfError::Read { source, .. } => Self::Read { path, source },
+            ElfError::NotElf => Self::NotElf { path },
+            ElfError::Architecture(machine) => Self::Architecture { path, machine },
+            ElfError::Corrupted(what) => Self::Corrupted { path, what },
+        }
+    }
+}
+
+/// A Go 1 release. Pre-releases and development versions count as the first release of what they lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GoVersion {
+    pub minor: u16,
+    pub patch: u16,
+}
+
+impl GoVersion {
+    pub const fn new(minor: u16, patch: u16) -> Self {
+        Self { minor, patch }
+    }
+
+    /// Reads `go1.26.8`, `go1.26rc1`, `devel go1.28-4a7f1b2`, `go1.22.5 X:nocoverageredesign`, `1.19.8`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let numbers = match text.split_once("go1.") {
+            Some((_, numbers)) => numbers,
+            None => text.strip_prefix("1.")?,
+        };
+        let number = |text: &str| -> Option<u16> {
+            let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+            text.get(..digits)?.parse().ok()
+        };
+        let minor = number(numbers)?;
+        let rest = numbers.trim_start_matches(|c: char| c.is_ascii_digit());
+        let patch = rest.strip_prefix('.').and_then(number).unwrap_or(0);
+        Some(Self { minor, patch })
+    }
+}
+
+impl fmt::Display for GoVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "1.{}.{}", self.minor, self.patch)
+    }
+}
+
+/// A module that the program is built from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    pub path: String,
+    /// `(devel)` or empty where the build did not know.
+    pub version: String,
+    /// Another module's code was put in its place.
+    pub replaced: bool,
+}
+
+/// An opened Go program.
+#[derive(Clone)]
+pub struct GoBinary {
+    pub path: PathBuf,
+    pub go_version: GoVersion,
+    /// The version as the binary has it, pre-release and experiments included.
+    pub go_version_text: String,
+    /// `None` where the build information has no list of modules.
+    pub modules: Option<Vec<Module>>,
+    /// Build settings such as `CGO_ENABLED`.
+    pub settings: Vec<(String, String)>,
+    pub architecture: Architecture,
+    /// It has no symbol table.
+    pub stripped: bool,
+    pub pie: bool,
+    /// A C linker made it, as with cgo; `None` where the section headers are gone.
+    pub externally_linked: Option<bool>,
+    /// Go's build id, else the GNU one in hexadecimal digits.
+    pub build_id: Option<String>,
+    /// Where Go's text begins, before the load bias.
+    pub text: u64,
+    /// Address of `runtime.firstmoduledata`, before the load bias.
+    pub moduledata: Option<u64>,
+    elf: Arc<Elf>,
+    pclntab: Pclntab,
+}
+
+// === impl GoBinary ===
+
+impl GoBinary {
+    pub fn open(path: &Path) -> Result<Self, BinaryError> {
+        let elf = Elf::open(path).map_err(|error| BinaryError::new(path, error))?;
+        Self::from_elf(path, elf)
+    }
+
+    /// A binary in memory, for tests and fuzzing.
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, BinaryError> {
+        let elf = Elf::from_bytes(bytes).map_err(|error| BinaryError::new(path, error))?;
+        Self::from_elf(path, elf)
+    }
+
+    fn from_elf(path: &Path, elf: Elf) -> Result<Self, BinaryError> {
+        let fail = |error| BinaryError::new(path, error);
+        let buildinfo = Buildinfo::find(&elf).map_err(fail)?;
+        let Some(buildinfo) = buildinfo else {
+            return Err(BinaryError::NotGo {
+                path: path.to_owned(),
+            });
+        };
+        let version = buildinfo.version;
+        let Some(go_version) = GoVersion::parse(&version) else {
+            return Err(BinaryError::UnknownVersion {
+                path: path.to_owned(),
+                version,
+            });
+        };
+        if go_version < OLDEST {
+            return Err(BinaryError::TooOld {
+                path: path.to_owned(),
+                version,
+            });
+        }
+        let pclntab = Pclntab::find(&elf).map_err(fail)?;
+        let moduledata = Moduledata::find(&elf, &pclntab).map_err(fail)?;
+        let text = text_base(&elf, &pclntab, moduledata.as_ref(), go_version).map_err(fail)?;
+        let build_id = match elf.note(b"Go", NT_GO_BUILD_ID) {
+            Some(id) if !id.is_empty() => Some(String::from_utf8_lossy(&id).into_owned()),
+            _ => elf
+                .note(b"GNU", NT_GNU_BUILD_ID)
+                .map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        };
+        let (modules, settings) = match &buildinfo.modules {
+            Some(text) => parse_modules(text),
+            None => (None, Vec::new()),
+        };
+        let sections_known = !elf.sections.is_empty();
+        Ok(Self {
+            path: path.to_owned(),
+            go_version,
+            go_version_text: version,
+            modules,
+            settings,
+            architecture: elf.architecture,
+            stripped: elf.section(".symtab").is_none(),
+            pie: elf.pie,
+            // Go's own linker makes no unwind tables for C.
+            externally_linked: sections_known.then(|| elf.section(".eh_frame").is_some()),
+            build_id,
+            text,
+            moduledata: moduledata.map(|moduledata| moduledata.address),
+            elf: Arc::new(elf),
+            pclntab,
+        })
+    }
+
+    pub fn elf(&self) -> &Elf {
+        &self.elf
+    }
+
+    /// The open file, for readers that outlive this value.
+    pub fn share_elf(&self) -> Arc<Elf> {
+        Arc::clone(&self.elf)
+    }
+
+    pub fn function_count(&self) -> u64 {
+        self.pclntab.function_count()
+    }
+
+    /// Looks up functions by name, and for a name with one of the prefixes, in one pass over the table.
+    pub fn look_up(&self, names: &[&str], prefixes: &[&str]) -> Result<Found, BinaryError> {
+        self.pclntab
+            .look_up(&self.elf, self.text, names, prefixes)
+            .map_err(|error| BinaryError::new(&self.path, error))
+    }
+
+    /// The module's version: `None` where the build does not say, or another module's code replaced it.
+    pub fn module_version(&self, path: &str) -> Option<&str> {
+        let module = self.modules.as_ref()?.iter().find(|module| module.path == path)?;
+        Some(module.version.as_str())
+            .filter(|version| !module.replaced && !version.is_empty() && *version != "(devel)")
+    }
+}
+
+/// The fields of `runtime.moduledata` that lie at the same place in every version since Go 1.19.
+struct Moduledata {
+    address: u64,
+    text: u64,
+}
+
+impl Moduledata {
+    /// Finds it by what it must contain: it begins with a pointer to the function table.
+    fn find(elf: &Elf, pclntab: &Pclntab) -> Result<Option<Self>, ElfError> {
+        if let Some(section) = elf.section(".go.module")
+            && let Some(found) = Self::check(elf, pclntab, &[section.address])
+        {
+            return Ok(Some(found));
+        }
+        Ok(Self::check(elf, pclntab, &elf.pointers_to(pclntab.address, 16)?))
+    }
+
+    fn check(elf: &Elf, pclntab: &Pclntab, candidates: &[u64]) -> Option<Self> {
+        candidates.iter().find_map(|address| {
+            let address = *address;
+            let mut bytes = [0; MODULEDATA_BYTES];
+            elf.read_relocated(address, &mut bytes).ok()?;
+            let (words, _) = bytes.as_chunks::<8>();
+            let word = |offset: usize| words.get(offset / 8).map_or(0, |word| u64::from_le_bytes(*word));
+            let (minpc, maxpc, text, etext) = (word(160), word(168), word(176), word(184));
+            // `pclntable` and `ftab` are slices into the table, whose functions `ftab` counts (and one more).
+            let inside = word(104) > pclntab.address && word(128) == word(104);
+            let ordered = text <= minpc && minpc < maxpc && maxpc <= etext;
+            let functions = word(136) == pclntab.function_count() + 1;
+            let right = word(0) == pclntab.address && inside && functions && ordered;
+            (right && elf.is_executable(minpc)).then_some(Self { address, text })
+        })
+    }
+}
+
+/// Where function entries count from. The section `.text` is no answer: with external linking C code lies before
+/// Go's.
+fn text_base(
+    elf: &Elf,
+    pclntab: &Pclntab,
+    moduledata: Option<&Moduledata>,
+    version: GoVersion,
+) -> Result<u64, ElfError> {
+    const UNKNOWN: ElfError =
+        ElfError::Corrupted("where its code begins is not to be found (runtime.moduledata)");
+    let header = (version < GoVersion::new(26, 0) && pclntab.text_start != 0).then_some(pclntab.text_start);
+    let text = match (moduledata, header) {
+        (Some(moduledata), Some(header)) if moduledata.text != header => return Err(UNKNOWN),
+        (Some(moduledata), _) => moduledata.text,
+        (None, Some(header)) => header,
+        (None, None) => return Err(UNKNOWN),
+    };
+    if elf.is_executable(text) {
+        Ok(text)
+    } else {
+        Err(UNKNOWN)
+    }
+}
+
+struct Buildinfo {
+    version: String,
+    modules: Option<String>,
+}
+
+impl Buildinfo {
+    fn find(elf: &Elf) -> Result<Option<Self>, ElfError> {
+        if let Some(section) = elf.section(".go.buildinfo") {
+            return Self::read(elf, section.address);
+        }
+        // Data that can be written first: that is where Go's linker puts it.
+        let mut segments: Vec<_> = elf
+            .segments
+            .iter()
+            .filter(|segment| !segment.executable)
+            .collect();
+        segments.sort_by_key(|segment| !segment.writable);
+        for segment in segments {
+            let found = elf.scan(segment.offset, segment.file_bytes, |at, chunk| {
+                let blocks = chunk.as_chunks::<16>().0;
+                match blocks.iter().position(|block| block.starts_with(BUILDINFO_MAGIC)) {
+                    Some(index) => ControlFlow::Break(segment.address + at + index as u64 * 16),
+                    None => ControlFlow::Continue(()),
+                }
+            })?;
+            if let Some(address) = found {
+                return Self::read(elf, address);
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(elf: &Elf, address: u64) -> Result<Option<Self>, ElfError> {
+        const BROKEN: ElfError = ElfError::Corrupted("the Go build information is damaged");
+        let Some(segment) = elf.segment(address) else {
+            return Err(BROKEN);
+        };
+        let at = address - segment.address;
+        let (offset, left) = (segment.offset.saturating_add(at), segment.file_bytes - at);
+        let available = elf.size_bytes().saturating_sub(offset);
+        let bytes = elf.bytes(
+            offset,
+            left.min(available).min(BUILDINFO_MAX),
+            "the Go build information",
+        )?;
+        let pointers = |at| -> Option<u64> {
+            let mut word = [0; 8];
+            elf.read_relocated(at, &mut word).ok()?;
+            Some(u64::from_le_bytes(word))
+        };
+        parse_buildinfo(&bytes, |pointer| {
+            // Before Go 1.18: a pointer to a Go string.
+            let (text, length) = (pointers(pointer)?, pointers(pointer.checked_add(8)?)?);
+            let mut bytes = vec![0; usize::try_from(length).ok().filter(|length| *length <= 256)?];
+            elf.read_address(text, &mut bytes).ok()?;
+            String::from_utf8(bytes).ok()
+        })
+        .map(Some)
+        .ok_or(BROKEN)
+    }
+}
+
+/// Takes build information apart. `resolve` reads the Go string behind a pointer.
+fn parse_buildinfo(bytes: &[u8], resolve: impl FnOnce(u64) -> Option<String>) -> Option<Buildinfo> {
+    let (head, rest) = bytes.split_first_chunk::<32>()?;
+    if !head.starts_with(BUILDINFO_MAGIC) {
+        return None;
+    }
+    let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, flags, pointer @ ..] = head;
+    if flags & 2 == 0 {
+        let version = resolve(u64::from_le_bytes(*pointer.first_chunk()?))?;
+        return Some(Buildinfo {
+            version,
+            modules: None,
+        });
+    }
+    let (version, rest) = take_string(rest)?;
+    let modules = take_string(rest).and_then(|(modules, _)| {
+        let end = modules.len().checked_sub(MODULES_END_BYTES)?;
+        modules.get(..end)?.strip_prefix(&MODULES_START)
+    });
+    Some(Buildinfo {
+        version: String::from_utf8_lossy(version.get(..version.len().min(256))?).into_owned(),
+        modules: modules.map(|modules| String::from_utf8_lossy(modules).into_owned()),
+    })
+}
+
+/// A string after its length as a varint.
+fn take_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = take_varint(bytes)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
+}
+
+/// A number, seven bits a byte, the lowest first.
+pub(crate) fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (index, byte) in bytes.iter().take(9).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((value, bytes.get(index + 1..)?));
+        }
+    }
+    None
+}
+
+/// The modules, and the build's settings.
+fn parse_modules(text: &str) -> (Option<Vec<Module>>, Vec<(String, String)>) {
+    let mut modules: Vec<Module> = Vec::new();
+    let mut settings = Vec::new();
+    for line in text.lines() {
+        let mut columns = line.split('\t');
+        match (columns.next(), columns.next(), columns.next()) {
+            (Some("mod" | "dep"), Some(path), version) => modules.push(Module {
+                path: path.to_owned(),
+                version: version.unwrap_or_default().to_owned(),
+                replaced: false,
+            }),
+            (Some("=>"), Some(_), _) => {
+                if let Some(module) = modules.last_mut() {
+                    module.replaced = true;
+                }
+            }
+            (Some("build"), Some(setting), _) => {
+                if let Some((key, value)) = setting.split_once('=') {
+                    settings.push((key.to_owned(), value.trim_matches('"').to_owned()));
+                }
+            }
+            _ => {}
+        }
+    }
+    ((!modules.is_empty()).then_some(modules), settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_go_writes_them() {
+        let cases = [
+            ("go1.26.8", Some((26, 8))),
+            ("go1.19", Some((19, 0))),
+            ("go1.26rc1", Some((26, 0))),
+            ("devel go1.28-4a7f1b2c3d Tue Aug 4", Some((28, 0))),
+            ("go1.28-devel_4a7f1b2c3d", Some((28, 0))),
+            ("go1.22.5 X:nocoverageredesign", Some((22, 5))),
+            ("go1.21.1b5", Some((21, 1))),
+            ("go1.22.7 (Red Hat 1.22.7-1.el9)", Some((22, 7))),
+            ("1.23.4", Some((23, 4))),
+            ("devel +b7a85e0003 linux/amd64", None),
+            ("unknown", None),
+            ("go1.", None),
+            ("go1.99999999", None),
+        ];
+        for (text, expected) in cases {
+            let expected = expected.map(|(minor, patch)| GoVersion::new(minor, patch));
+            assert_eq!(GoVersion::parse(text), expected, "{text}");
+        }
+        assert!(
+            GoVersion::new(26, 8) < GoVersion::new(26, 11) && GoVersion::new(9, 9) < GoVersion::new(19, 0)
+        );
+    }
+
+    #[test]
+    fn modules_are_listed_with_what_replaced_them() {
+        let text = "path\texample/web\nmod\texample/web\t(devel)\t\ndep\tgolang.org/x/net\tv0.30.0\th1:x\n\
+            dep\tgoogle.golang.org/grpc\tv1.60.0\n=>\t../grpc\t(devel)\t\nbuild\tCGO_ENABLED=1\nbuild\t-ldflags=\"-s -w\"\n";
+        let (modules, settings) = parse_modules(text);
+        let modules = modules.unwrap();
+        let seen: Vec<_> = modules
+            .iter()
+            .map(|m| (m.path.as_str(), m.version.as_str(), m.replaced))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("example/web", "(devel)", false),
+                ("golang.org/x/net", "v0.30.0", false),
+                ("google.golang.org/grpc", "v1.60.0", true)
+            ]
+        );
+        assert_eq!(settings[0], ("CGO_ENABLED".to_owned(), "1".to_owned()));
+        assert_eq!(settings[1], ("-ldflags".to_owned(), "-s -w".to_owned()));
+        assert_eq!(parse_modules("path\tcommand-line-arguments\n").0, None);
+    }
+
+    #[test]
+    fn build_information_may_end_anywhere() {
+        let mut bytes = BUILDINFO_MAGIC.to_vec();
+        bytes.extend([8, 2]);
+        bytes.extend([0; 16]);
+        bytes.extend([8]);
+        bytes.extend(b"go1.26.8");
+        let modules = "mod\texample/web\tv1.0.0\t\n";
+        bytes.push((modules.len() + 32) as u8);
+        bytes.extend(MODULES_START);
+        bytes.extend(modules.as_bytes());
+        bytes.extend([7; 16]);
+        let whole = parse_buildinfo(&bytes, |_| None).unwrap();
+        assert_eq!(
+            (whole.version.as_str(), whole.modules.as_deref()),
+            ("go1.26.8", Some(modules))
+        );
+        for length in 0..bytes.len() {
+            let part = parse_buildinfo(&bytes[..length], |_| None);
+            assert!(part.is_none_or(|part| part.version == "go1.26.8" && part.modules.is_none()));
+        }
+    }
+
+    #[test]
+    fn a_varint_without_end_is_none() {
+        assert_eq!(take_varint(&[0xff; 20]), None);
+        assert_eq!(take_varint(&[0xac, 0x02, 9]), Some((300, &[9][..])));
+    }
+}
