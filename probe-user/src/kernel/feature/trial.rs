@@ -1,0 +1,312 @@
+//! Trials: the kernel programs are loaded and attached for a moment, to ourselves and to a pair of our own sockets.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
+    path::Path,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, MapError, MapType, SockHash},
+    programs::{
+        CgroupAttachMode, Program, ProgramError, RawTracePoint, SkMsg, SkSkb, SockOps, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeScope},
+    },
+    sys::{SyscallError, is_map_supported},
+};
+use rustix::{io::ioctl_fionread, net::sockopt::socket_cookie};
+
+use crate::kernel::load::{self, LoadError};
+
+/// What is queued when the count is asked for.
+const QUEUED_BYTES: u64 = 100;
+/// Loopback delivers at once; a machine that does not in this time has other troubles.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a trial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    #[error("this kernel has no ring buffers")]
+    NoRingBuffer,
+    #[error("create a ring buffer")]
+    RingBuffer(#[source] SyscallError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("the kernel object holds no {what}")]
+    Absent { what: &'static str },
+    #[error("attach {what}")]
+    Attach {
+        what: &'static str,
+        source: Box<ProgramError>,
+    },
+    #[error("enrol a socket of our own")]
+    Enrol(#[source] MapError),
+    #[error("{what}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+/// What a kernel program is for, by its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    Tracing,
+    Propagation,
+}
+
+/// What `FIONREAD` says of a socket in a socket map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fionread {
+    /// The truth.
+    Right,
+    /// The truth once a program that lets everything pass is attached.
+    Cured,
+    /// Something else, whatever is attached.
+    Wrong { bytes: u64 },
+}
+
+/// Whether a ring buffer can be made.
+pub fn ring_buffer() -> Result<(), TrialError> {
+    match is_map_supported(MapType::RingBuf) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(TrialError::NoRingBuffer),
+        Err(error) => Err(TrialError::RingBuffer(error)),
+    }
+}
+
+/// The kernel object, loaded for trials. Nothing is traced, for no process is a target; all is undone when it goes.
+pub struct Bench {
+    ebpf: Ebpf,
+}
+
+impl Bench {
+    /// Makes the maps.
+    pub fn new() -> Result<Self, LoadError> {
+        Ok(Self {
+            ebpf: load::object()?,
+        })
+    }
+
+    /// Has every program verified: its name, purpose and fate.
+    pub fn load_programs(&mut self) -> Vec<(String, Purpose, Result<(), LoadError>)> {
+        let mut programs: Vec<_> = self
+            .ebpf
+            .programs()
+            .map(|(name, program)| (name.to_owned(), purpose(program)))
+            .collect();
+        programs.sort();
+        let fates = programs.into_iter().map(|(name, purpose)| {
+            let fate = load::program(&mut self.ebpf, &name);
+            (name, purpose, fate)
+        });
+        fates.collect()
+    }
+
+    /// Attaches one of the loaded programs to a function of our own, and calls it.
+    pub fn attach_to_ourselves(&mut self) -> Result<(), TrialError> {
+        let offset = offset_of_landing()?;
+        let program = self
+            .ebpf
+            .programs_mut()
+            .find_map(|(_, program)| <&mut UProbe>::try_from(program).ok());
+        let program = program.ok_or(TrialError::Absent {
+            what: "program for uprobes",
+        })?;
+        let failed = |source| TrialError::Attach {
+            what: "a uprobe to ourselves",
+            source: Box::new(source),
+        };
+        let location = UProbeAttachLocation::AbsoluteOffset(offset);
+        let link = program
+            .attach(location, "/proc/self/exe", UProbeScope::CallingProcess)
+            .map_err(failed)?;
+        landing();
+        program.detach(link).map_err(failed)
+    }
+
+    /// Attaches what says that processes start and end.
+    pub fn attach_to_scheduler(&mut self) -> Result<(), TrialError> {
+        for (name, tracepoint) in [
+            ("process_exec", "sched_process_exec"),
+            ("process_exit", "sched_process_exit"),
+        ] {
+            let program: &mut RawTracePoint = self.program(name, "program at that tracepoint")?;
+            let failed = |source| TrialError::Attach {
+                what: tracepoint,
+                source: Box::new(source),
+            };
+            let link = program.attach(tracepoint).map_err(failed)?;
+            program.detach(link).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches what enrols new sockets.
+    pub fn attach_to_cgroup(&mut self, cgroup: &Path) -> Result<(), TrialError> {
+        let cgroup = fs::File::open(cgroup).map_err(|source| TrialError::Io {
+            what: "open the cgroup",
+            source,
+        })?;
+        // A link, which several may have at once whatever the mode says; the kernel refuses a link with flags.
+        let program: &mut SockOps = self.program("socket_connect", "program socket_connect")?;
+        let failed = |source| TrialError::Attach {
+            what: "socket_connect to the cgroup",
+            source: Box::new(source),
+        };
+        let link = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
+        program.detach(link).map_err(failed)
+    }
+
+    /// Attaches what inserts headers; it stays attached.
+    pub fn attach_to_sockets(&mut self) -> Result<(), TrialError> {
+        let map = self.sockets()?.fd().try_clone();
+        let map = map.map_err(|source| TrialError::Io {
+            what: "open the socket map again",
+            source,
+        })?;
+        let program: &mut SkMsg = self.program("socket_message", "program socket_message")?;
+        let failed = |source| TrialError::Attach {
+            what: "socket_message to the socket map",
+            source: Box::new(source),
+        };
+        program.attach(&map).map(drop).map_err(failed)
+    }
+
+    /// Asks `FIONREAD` about a socket of our own in the map, and tries the cure if it answers wrongly.
+    pub fn fionread(&mut self) -> Result<Fionread, TrialError> {
+        if queued_bytes(&mut self.sockets()?)? == QUEUED_BYTES {
+            return Ok(Fionread::Right);
+        }
+        let map = self.sockets()?.fd().try_clone();
+        let map = map.map_err(|source| TrialError::Io {
+            what: "open the socket map again",
+            source,
+        })?;
+        let program: &mut SkSkb = self.program("socket_receive", "program socket_receive")?;
+        let failed = |source| TrialError::Attach {
+            what: "socket_receive to the socket map",
+            source: Box::new(source),
+        };
+        program.attach(&map).map_err(failed)?;
+        Ok(match queued_bytes(&mut self.sockets()?)? {
+            QUEUED_BYTES => Fionread::Cured,
+            bytes => Fionread::Wrong { bytes },
+        })
+    }
+
+    fn sockets(&mut self) -> Result<SockHash<&mut MapData, u64>, TrialError> {
+        let map: &mut Map = self.ebpf.map_mut("CLIENT_SOCKETS").ok_or(TrialError::Absent {
+            what: "map CLIENT_SOCKETS",
+        })?;
+        SockHash::try_from(map).map_err(TrialError::Enrol)
+    }
+
+    fn program<'a, P>(&'a mut self, name: &str, what: &'static str) -> Result<&'a mut P, TrialError>
+    where
+        &'a mut P: TryFrom<&'a mut Program>,
+    {
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok());
+        program.ok_or(TrialError::Absent { what })
+    }
+}
+
+/// How many of [`QUEUED_BYTES`] bytes `FIONREAD` sees that wait in a socket of our own which is in `sockets`.
+pub fn queued_bytes(sockets: &mut SockHash<&mut MapData, u64>) -> Result<u64, TrialError> {
+    let io = |what| move |source| TrialError::Io { what, source };
+    let (client, mut server) = pair().map_err(io("connect to ourselves on loopback"))?;
+    let cookie = socket_cookie(&client).map_err(|error| io("name a socket of our own")(error.into()))?;
+    sockets
+        .insert(cookie, client.as_raw_fd(), 0)
+        .map_err(TrialError::Enrol)?;
+    let asked = (|| {
+        server.write_all(&[0; QUEUED_BYTES as usize])?;
+        client.set_read_timeout(Some(PATIENCE))?;
+        // The bytes have arrived once one of them can be seen.
+        client.peek(&mut [0])?;
+        Ok(ioctl_fionread(&client)?)
+    })();
+    sockets.remove(&cookie).map_err(TrialError::Enrol)?;
+    asked.map_err(io("talk to ourselves on loopback"))
+}
+
+/// Two ends of one connection.
+fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    loop {
+        let (server, peer) = listener.accept()?;
+        // Somebody else may have knocked first.
+        if peer == client.local_addr()? {
+            return Ok((client, server));
+        }
+    }
+}
+
+fn purpose(program: &Program) -> Purpose {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "aya's enum; all but these hook programs or their life"
+    )]
+    match program {
+        Program::SockOps(_) | Program::SkMsg(_) | Program::SkSkb(_) => Purpose::Propagation,
+        _ => Purpose::Tracing,
+    }
+}
+
+/// Where the trial's uprobe goes.
+#[inline(never)]
+extern "C" fn landing() {
+    std::hint::black_box(());
+}
+
+/// The place of [`landing`] in our executable's file, by way of the mapping it lies in.
+fn offset_of_landing() -> Result<u64, TrialError> {
+    let maps = fs::read_to_string("/proc/self/maps");
+    let maps = maps.map_err(|source| TrialError::Io {
+        what: "read our own mappings",
+        source,
+    })?;
+    let address = landing as extern "C" fn() as usize as u64;
+    let offset = maps.lines().find_map(|line| file_offset(line, address));
+    offset.ok_or(TrialError::Absent {
+        what: "mapping of our own code",
+    })
+}
+
+/// `line` is one of `/proc/self/maps`: `start-end rights offset device inode path`.
+fn file_offset(line: &str, address: u64) -> Option<u64> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let start = u64::from_str_radix(start, 16).ok()?;
+    let end = u64::from_str_radix(end, 16).ok()?;
+    let offset = u64::from_str_radix(fields.nth(1)?, 16).ok()?;
+    (start..end).contains(&address).then(|| address - start + offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_code_is_found_in_our_own_file() {
+        let offset = usize::try_from(offset_of_landing().unwrap()).unwrap();
+        let file = fs::read("/proc/self/exe").unwrap();
+        let address = landing as extern "C" fn() as *const u8;
+        // SAFETY: a function is at least one byte of code; what safe code cannot do is read code.
+        let first = unsafe { *address };
+        assert_eq!(file[offset], first);
+    }
+
+    #[test]
+    fn mappings() {
+        let line = "55d0c000-55d0e000 r-xp 00001000 fe:00 131 /usr/bin/x";
+        assert_eq!(file_offset(line, 0x55d0_c010), Some(0x1010));
+        assert_eq!(file_offset(line, 0x55d0_e000), None);
+        assert_eq!(file_offset("", 0), None);
+    }
+}
