@@ -107,7 +107,7 @@ pub struct Oap {
     /// Tried in turn; never empty.
     pub addresses: Vec<Address>,
     /// The token each call carries.
-    pub authentication: Option<String>,
+    pub authentication: Option<Secret>,
     pub tls: Option<Tls>,
     /// Segments that may wait; more are dropped and counted.
     pub queue_segments: usize,
@@ -119,6 +119,22 @@ pub struct Oap {
     pub timeout_s: u64,
     /// How often each instance says that it is alive.
     pub heartbeat_s: u64,
+}
+
+/// Text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Secret(..)")
+    }
 }
 
 /// `host:port`, where the host may be a name, an IPv4 address, or an IPv6 address in brackets.

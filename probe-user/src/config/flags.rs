@@ -120,16 +120,16 @@ struct Run {
     /// How many segments may wait to be sent [default: 5000]
     #[arg(long, value_name = "COUNT", help_heading = "SkyWalking OAP")]
     queue_segments: Option<String>,
-    /// How many segments are sent at once [default: 500]
+    /// How many segments are sent at once [default: 300]
     #[arg(long, value_name = "COUNT", help_heading = "SkyWalking OAP")]
     batch_segments: Option<String>,
-    /// How long a segment waits for others, in milliseconds [default: 1000]
+    /// How long a segment waits for others, in milliseconds [default: 500]
     #[arg(long, value_name = "MS", help_heading = "SkyWalking OAP")]
     batch_delay_ms: Option<String>,
     /// How long one call may take, in seconds [default: 30]
     #[arg(long, value_name = "S", help_heading = "SkyWalking OAP")]
     timeout_s: Option<String>,
-    /// How often instances report that they live, in seconds [default: 30]
+    /// How often instances report that they live, in seconds [default: 20]
     #[arg(long, value_name = "S", help_heading = "SkyWalking OAP")]
     heartbeat_s: Option<String>,
 

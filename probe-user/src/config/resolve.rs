@@ -11,12 +11,13 @@ use super::{
 const OAP_DEFAULT: (&str, u16) = ("127.0.0.1", 11_800);
 /// As SkyWalking's Go agent has it.
 const QUEUE_SEGMENTS_DEFAULT: usize = 5_000;
-/// A segment is some 1 to 2 KB on the wire, and OAP takes 50 MB at once; the delay rules below this rate.
-const BATCH_SEGMENTS_DEFAULT: usize = 500;
-const BATCH_DELAY_MS_DEFAULT: u64 = 1_000;
-/// Both as SkyWalking's Java agent has them.
+/// Some hundred kilobytes at once; below 600 segments a second the delay rules, and a trace shows at once.
+const BATCH_SEGMENTS_DEFAULT: usize = 300;
+const BATCH_DELAY_MS_DEFAULT: u64 = 500;
+/// As SkyWalking's Java agent has it.
 const TIMEOUT_S_DEFAULT: u64 = 30;
-const HEARTBEAT_S_DEFAULT: u64 = 30;
+/// As SkyWalking's Go agent has it.
+const HEARTBEAT_S_DEFAULT: u64 = 20;
 
 /// The largest process id Linux hands out (`PID_MAX_LIMIT`, 64 bit).
 const PID_MOST: u32 = 4_194_304;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Address, Color, ConfigError, Export, LogLevel, Propagate, Routes, key::Given};
+use super::{Address, Color, ConfigError, Export, LogLevel, Propagate, Routes, Secret, key::Given};
 
 fn refuse(given: &Given, allowed: impl Into<String>) -> ConfigError {
     ConfigError::Value {
@@ -123,7 +123,7 @@ pub(super) fn name(given: &Given) -> Result<String, ConfigError> {
 }
 
 /// A token that fits a gRPC header.
-pub(super) fn token(given: &Given) -> Result<String, ConfigError> {
+pub(super) fn token(given: &Given) -> Result<Secret, ConfigError> {
     let text = given.text.trim();
     if text.is_empty() || !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
         // The token itself is a secret and stays out of the message.
@@ -133,7 +133,7 @@ pub(super) fn token(given: &Given) -> Result<String, ConfigError> {
             allowed: "a token: printable ASCII characters".to_owned(),
         });
     }
-    Ok(text.to_owned())
+    Ok(Secret(text.to_owned()))
 }
 
 pub(super) fn glob(given: &Given) -> Result<String, ConfigError> {
