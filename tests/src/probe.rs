@@ -226,6 +226,11 @@ impl Probe {
         unsafe { libc::kill(pid, signal) };
     }
 
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Ends it as Ctrl-C does and returns everything.
     pub fn stop(self) -> Result<Ended> {
         self.signal(libc::SIGTERM);
