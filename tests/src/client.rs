@@ -65,6 +65,9 @@ impl Connection {
     /// Reads one answer.
     pub fn receive(&mut self) -> Result<Response> {
         let mut response = self.receive_head()?;
+        if matches!(response.status, 100..200 | 204 | 304) {
+            return Ok(response);
+        }
         if response
             .header("transfer-encoding")
             .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
