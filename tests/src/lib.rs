@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod client;
+pub mod graphql;
 pub mod probe;
 pub mod scene;
 pub mod segment;
