@@ -600,3 +600,29 @@ fn what_load_leaves_in_the_maps_is_bounded() {
         assert!(*entries <= before + 100, "{name} grew from {before} to {entries}");
     }
 }
+
+#[test]
+fn a_program_with_an_agent_of_its_own_is_left_to_it() {
+    needs_probe!();
+    let program = GoBuild::new("agent").build(&Go::system().unwrap()).unwrap();
+    let agent = Target::start(&program, &[]).unwrap();
+    let host = agent.address().unwrap();
+    run_refuses(
+        &["--pid", &agent.pid().to_string()],
+        &[&agent.pid().to_string(), "go2sky"],
+    );
+
+    // Beside others it does not hinder them.
+    let scene = Scene::start().unwrap();
+    let probe = Probe::of_pids(&[agent.pid(), scene.front.target.pid()], &[]).unwrap();
+    assert!(probe.stderr().contains("go2sky"), "{}", probe.stderr());
+    assert_eq!(tests::client::get(&host, "/").unwrap().text(), "span 1\n");
+    scene.ask("sync", 1).unwrap();
+    probe.segment_of("Entry", "/sync/1").unwrap();
+    let ended = probe.stop().unwrap();
+    assert!(
+        ended.segments.iter().all(|segment| segment.service == "front"),
+        "{:#?}",
+        ended.segments
+    );
+}

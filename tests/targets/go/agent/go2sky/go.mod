@@ -1,0 +1,3 @@
+module github.com/SkyAPM/go2sky
+
+go 1.19
