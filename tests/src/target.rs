@@ -154,9 +154,13 @@ fn hash_sources(folder: &Path, hasher: &mut DefaultHasher) -> Result<()> {
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<Vec<_>>>()?;
     paths.sort();
-    for path in paths.iter().filter(|path| path.is_file()) {
+    for path in &paths {
         path.file_name().hash(hasher);
-        fs::read(path)?.hash(hasher);
+        if path.is_dir() {
+            hash_sources(path, hasher)?;
+        } else {
+            fs::read(path)?.hash(hasher);
+        }
     }
     Ok(())
 }
@@ -305,6 +309,17 @@ pub struct Service {
 impl Service {
     /// Starts the service `name`, which calls `next`, or itself. Its calls are numbered from `first_id` on.
     pub fn start(program: &Path, name: &str, first_id: u64, next: Option<&Self>) -> Result<Self> {
+        Self::start_with(program, name, first_id, next, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(
+        program: &Path,
+        name: &str,
+        first_id: u64,
+        next: Option<&Self>,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("truth.log");
         let mut command = Command::new(program);
@@ -315,7 +330,9 @@ impl Service {
             command.args(["-next", &next.printed]);
         }
         // What the probe takes for its name unless it is told otherwise.
-        command.env("SW_AGENT_NAME", name);
+        command
+            .env("SW_AGENT_NAME", name)
+            .envs(environment.iter().copied());
         let target = Target::spawn(&mut command)?;
         let printed = target.line()?;
         let addresses =

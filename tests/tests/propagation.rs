@@ -649,6 +649,37 @@ fn what_cannot_carry_a_header_is_counted() {
 }
 
 #[test]
+fn multipath_tcp_goes_without() {
+    needs_probe!();
+    if std::fs::read_to_string("/proc/sys/net/mptcp/enabled").is_ok_and(|enabled| enabled.trim() != "1") {
+        return tests::skip::skip("this kernel has no multipath TCP");
+    }
+    let program = truth_program().unwrap();
+    let multipath = [("GODEBUG", "multipathtcp=1")];
+    let back = Service::start_with(&program, "back", 2_000_000_000, None, &multipath).unwrap();
+    let front = Service::start_with(&program, "front", 1_000_000_000, Some(&back), &multipath).unwrap();
+    let scene = Scene { front, back };
+    let probe = scene.trace(&[]).unwrap();
+    for id in 1..=20 {
+        assert_eq!(scene.ask("post", id).unwrap().status, 200);
+    }
+    // The kernel takes no such socket into a socket map; with or without a header, all else holds.
+    let records = scene.records().unwrap();
+    let spans =
+        |segments: &[Segment]| segments.iter().map(|one| one.spans.len()).sum::<usize>() >= records.len();
+    probe.wait_for("all spans", spans).unwrap();
+    let ended = probe.stop().unwrap();
+    let account = tests::truth::join(&records, &ended.segments, false);
+    let total = account.total();
+    assert_eq!((total.found, total.parents.right), (total.made, 20), "{account}");
+    assert_eq!(
+        (total.parents.wrong, total.references.wrong, total.wrong_facts),
+        (0, 0, 0),
+        "{account}"
+    );
+}
+
+#[test]
 fn the_recorder_can_compare() {
     // The comparison itself, on a run that nobody traces: equal to itself, and a header put in is seen.
     let line = Line::new();
