@@ -10,12 +10,9 @@ use std::{
 use serde::Serialize;
 
 use crate::kernel::feature::{
-    Capabilities, Capability, Cgroup, Kernel, Lockdown, OLDEST, has_btf, is_in_initial_pid_namespace,
+    Capabilities, Capability, Cgroup, Kernel, Lockdown, OLDEST, has_btf, is_in_initial_pid_namespace, needed,
     trial::{self, Bench, Fionread, Purpose},
 };
-
-/// Without these nothing can be traced: the object holds a socket map, which wants the last of them.
-const NEEDED: [Capability; 3] = [Capability::Bpf, Capability::Perfmon, Capability::NetAdmin];
 
 /// Why there is no point in starting.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +20,8 @@ pub enum Unfit {
     #[error("kernel {release} is too old: tracing needs Linux {OLDEST} or later")]
     Kernel { release: String },
     #[error(
-        "tracing needs root, or the capabilities {needed} (missing: {missing}): run it with sudo, or give its file the \
-        rights with `setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_net_admin+ep FILE`"
+        "tracing needs root, or at least {needed} (missing: {missing}): run it with sudo, or give its file the rights \
+        with `setcap cap_sys_admin,cap_sys_ptrace+ep FILE`"
     )]
     Rights { needed: String, missing: String },
 }
@@ -41,10 +38,11 @@ fn fitness(kernel: &Kernel, capabilities: &Capabilities) -> Result<(), Unfit> {
             release: kernel.release.clone(),
         });
     }
-    match capabilities.missing(&NEEDED).as_slice() {
+    let needed = needed(kernel);
+    match capabilities.missing(&needed).as_slice() {
         [] => Ok(()),
         missing => Err(Unfit::Rights {
-            needed: names(&NEEDED),
+            needed: names(&needed),
             missing: names(missing),
         }),
     }

@@ -1,7 +1,7 @@
 //! From facts to checks: what each means for tracing, in words. Pure.
 
 use super::{Check, Facts, Report, State, Trial, names};
-use crate::kernel::feature::{Capability, KernelVersion, Lockdown, OLDEST, trial::Fionread};
+use crate::kernel::feature::{Capability, KernelVersion, Lockdown, OLDEST, needed, trial::Fionread};
 
 /// From here on a map's memory counts for its cgroup; before, it had to be locked, which is bounded.
 const FIRST_TO_ACCOUNT_MEMORY: KernelVersion = KernelVersion {
@@ -85,18 +85,18 @@ fn processor(facts: &Facts) -> Check {
     }
 }
 
-/// The capabilities that make a difference on this kernel. `CAP_SYS_ADMIN` makes none beside the others.
+/// The capabilities that make a difference on this kernel.
 fn useful(facts: &Facts) -> Vec<Capability> {
-    let accounts_memory = facts
+    let mut useful = needed(&facts.kernel);
+    useful.push(Capability::SysPtrace);
+    if facts
         .kernel
         .version()
-        .is_none_or(|version| version >= FIRST_TO_ACCOUNT_MEMORY);
-    let is_useful = |capability: &Capability| match capability {
-        Capability::Bpf | Capability::Perfmon | Capability::SysPtrace | Capability::NetAdmin => true,
-        Capability::SysResource => !accounts_memory,
-        Capability::SysAdmin => false,
-    };
-    Capability::ALL.into_iter().filter(is_useful).collect()
+        .is_some_and(|version| version < FIRST_TO_ACCOUNT_MEMORY)
+    {
+        useful.push(Capability::SysResource);
+    }
+    useful
 }
 
 fn capabilities(facts: &Facts) -> Check {
@@ -109,7 +109,7 @@ fn capabilities(facts: &Facts) -> Check {
         .map(|capability| format!("{} ({})", capability.name(), capability.purpose()))
         .collect();
     let found = format!("missing: {}", purposes.join(", "));
-    let without = facts.capabilities.missing(&super::NEEDED);
+    let without = facts.capabilities.missing(&needed(&facts.kernel));
     if !without.is_empty() {
         let consequence = format!("nothing can be traced without {}: run as root", names(&without));
         return check("capabilities", State::Failed, found, consequence);
@@ -223,7 +223,7 @@ fn uprobe(facts: &Facts) -> Check {
         "uprobes",
         &facts.uprobe,
         "attached to ourselves",
-        "nothing can be traced: the kernel refuses uprobes",
+        "nothing can be traced: many kernels want CAP_SYS_ADMIN for uprobes, so try as root",
     )
 }
 
@@ -447,7 +447,7 @@ mod tests {
         assert!(
             check
                 .found
-                .contains("CAP_PERFMON (attaching them to programs, and reading memory)"),
+                .contains("CAP_PERFMON (reading memory from kernel programs)"),
             "{check:?}"
         );
         assert!(
@@ -481,11 +481,24 @@ mod tests {
             let error = super::super::fitness(&good().kernel, &Capabilities::of(capabilities)).unwrap_err();
             error.to_string()
         };
-        assert!(rights(&[]).starts_with(
-            "tracing needs root, or the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (missing: CAP_BPF, \
-            CAP_PERFMON and CAP_NET_ADMIN): run it with sudo"
-        ));
-        assert!(rights(&[Capability::Bpf, Capability::NetAdmin]).contains("(missing: CAP_PERFMON)"));
+        assert_eq!(
+            rights(&[Capability::Bpf]),
+            "tracing needs root, or at least CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (missing: CAP_PERFMON and \
+            CAP_NET_ADMIN): run it with sudo, or give its file the rights with `setcap \
+            cap_sys_admin,cap_sys_ptrace+ep FILE`"
+        );
+        let new = Kernel {
+            release: "6.18.44".to_owned(),
+            machine: "x86_64".to_owned(),
+        };
+        let rest = Capabilities::of(&[Capability::Bpf, Capability::Perfmon, Capability::NetAdmin]);
+        let error = super::super::fitness(&new, &rest).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("tracing needs root, or at least CAP_SYS_ADMIN (missing: CAP_SYS_ADMIN):")
+        );
+        assert!(super::super::fitness(&good().kernel, &rest).is_ok());
         let old = Kernel {
             release: "4.19.0-21-amd64".to_owned(),
             machine: "x86_64".to_owned(),

@@ -20,6 +20,13 @@ pub const OLDEST: KernelVersion = KernelVersion {
     minor: 8,
     patch: 0,
 };
+/// From here on uprobes want `CAP_SYS_ADMIN`, for one may be put into the middle of an instruction. Distributions
+/// carried the change over to older kernels, in which only a trial shows it.
+const UPROBES_WANT_SYS_ADMIN: KernelVersion = KernelVersion {
+    major: 6,
+    minor: 16,
+    patch: 0,
+};
 /// The inode of the pid namespace that the machine starts with (`PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// The inode of a cgroup hierarchy's root, for those who see the root.
@@ -109,10 +116,10 @@ impl Capability {
     pub const fn purpose(self) -> &'static str {
         match self {
             Self::Bpf => "loading kernel programs",
-            Self::Perfmon => "attaching them to programs, and reading memory",
+            Self::Perfmon => "reading memory from kernel programs",
             Self::SysPtrace => "looking at other users' processes, and at sockets they have open",
             Self::NetAdmin => "the map of sockets whose requests get headers",
-            Self::SysAdmin => "nothing, where the others are there",
+            Self::SysAdmin => "attaching uprobes, and loading kernel programs",
             Self::SysResource => "locking memory for maps on kernels before 5.11",
         }
     }
@@ -168,6 +175,18 @@ impl Capabilities {
             .copied()
             .filter(|capability| !self.allow(*capability))
             .collect()
+    }
+}
+
+/// The capabilities without which nothing can be traced. The socket map wants `CAP_NET_ADMIN`.
+pub fn needed(kernel: &Kernel) -> Vec<Capability> {
+    if kernel
+        .version()
+        .is_some_and(|version| version >= UPROBES_WANT_SYS_ADMIN)
+    {
+        vec![Capability::SysAdmin]
+    } else {
+        vec![Capability::Bpf, Capability::Perfmon, Capability::NetAdmin]
     }
 }
 
