@@ -19,6 +19,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long segments may take to come.
 pub const SEGMENT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How often what came in is looked at, at most.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// One probe at a time: tests run side by side, and each wants the machine's counters for itself.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -71,11 +74,20 @@ impl Ear {
 
     /// Waits until `done` says so or the time is over; returns whether it did.
     fn wait(&self, timeout: Duration, mut done: impl FnMut(&Heard) -> bool) -> bool {
-        let (_heard, result) = self
-            .changed
-            .wait_timeout_while(self.lock(), timeout, |heard| !done(heard))
-            .unwrap_or_else(PoisonError::into_inner);
-        !result.timed_out()
+        let deadline = now() + timeout;
+        loop {
+            let heard = self.lock();
+            if done(&heard) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(now());
+            if left.is_zero() {
+                return false;
+            }
+            drop(self.changed.wait_timeout(heard, left));
+            // Under load a line comes every few microseconds, and `done` may look at all of them.
+            thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
@@ -197,11 +209,13 @@ impl Probe {
     pub fn wait_for(&self, what: &str, mut done: impl FnMut(&[Segment]) -> bool) -> Result<Vec<Segment>> {
         let came = self.ear.wait(SEGMENT_TIMEOUT, |heard| done(&heard.segments));
         let heard = self.ear.lock();
+        let last = heard.segments.len().saturating_sub(10);
         ensure!(
             came,
-            "{what} did not come; the probe says:\n{}\n{:#?}",
+            "{what} did not come; the probe says:\n{}\nof {} segments the last are {:#?}",
             heard.stderr.join("\n"),
-            heard.segments
+            heard.segments.len(),
+            heard.segments.get(last..)
         );
         Ok(heard.segments.clone())
     }
