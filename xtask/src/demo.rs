@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     build,
+    oap::{self, Oap, Ports},
     process::{Running, check, stopping},
     step::{step, wait_until},
     toolchain,
@@ -27,26 +28,43 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How the demo runs.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// How many requests to send, one a second; 0: until Ctrl-C
-    #[arg(long, default_value_t = 10)]
-    pub requests: u32,
+    /// Report into a real OAP with its UI, started for this, instead of showing the traces here
+    #[arg(long)]
+    pub oap: bool,
+    /// How many requests to send, one a second; 0: until Ctrl-C [default: 10, with --oap 0]
+    #[arg(long)]
+    pub requests: Option<u32>,
 }
 
 /// Builds, starts, attaches, sends requests; what runs and what was written is gone afterwards.
 pub fn run(options: &Options) -> Result<()> {
     toolchain::need_root("trace other processes")?;
     let skyprobe = build::release()?;
+    let oap = options
+        .oap
+        .then(|| Oap::start(oap::REFERENCE, Ports::CUSTOMARY))
+        .transpose()?;
     let scratch = tempfile::tempdir().context("make a temporary directory")?;
     let shop = Shop::start(scratch.path())?;
 
     step("attaching skyprobe to the three of them");
     let mut command = Command::new(&skyprobe);
-    command.args(["run", "--export", "text"]);
+    command.arg("run");
+    match &oap {
+        None => command.args(["--export", "text"]),
+        Some(oap) => command.args(["--oap", &oap.grpc.to_string()]),
+    };
     for pid in shop.pids() {
         command.args(["--pid", &pid.to_string()]);
     }
     let probe = Probe::attach(&mut command)?;
-    send_requests(&shop, options.requests)?;
+    if let Some(Oap { ui: Some(ui), .. }) = &oap {
+        step(format!(
+            "traces and topology, some seconds from now: http://{ui}/"
+        ));
+    }
+    let requests = options.requests.unwrap_or(if options.oap { 0 } else { 10 });
+    send_requests(&shop, requests)?;
     // A trace is complete when its slowest part has come.
     std::thread::sleep(Duration::from_secs(1));
     step("detaching");
