@@ -1,3 +1,4 @@
+//! Everything that is not `cargo build`: getting tools, building the release, running every test, the demo.
 //!
 //! A library as well as a binary, because the package `tests` gets what it must install from here.
 #![expect(clippy::print_stderr, reason = "a tool that people watch")]
