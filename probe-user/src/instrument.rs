@@ -141,6 +141,18 @@ impl Refusal {
     }
 }
 
+/// Every program that some library's hooks ask for, once.
+pub fn programs() -> impl Iterator<Item = &'static str> {
+    let mut programs: Vec<&str> = go::LIBRARIES
+        .iter()
+        .flat_map(|library| library.hooks)
+        .map(|hook| hook.program)
+        .collect();
+    programs.sort_unstable();
+    programs.dedup();
+    programs.into_iter()
+}
+
 /// What a binary offers.
 #[derive(Clone, Debug)]
 pub struct Plan {

@@ -1,4 +1,165 @@
 //! The kernel's side of the border: the only module that knows aya.
 
+pub mod attach;
+pub mod enrol;
 pub mod feature;
 pub mod load;
+pub mod propagation;
+pub mod ring;
+
+use std::path::Path;
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    programs::RawTracePoint,
+};
+use probe_common::{
+    key::{GoroutineKey, PointerKey},
+    limits::{CALL_STATE_BYTES, REQUEST_STATE_BYTES},
+    loss::LossReason,
+    target::TargetInfo,
+};
+
+use self::{
+    attach::{AttachError, Links},
+    enrol::Enrolled,
+    load::LoadError,
+    propagation::{PropagationError, SocketMethod},
+    ring::Ring,
+};
+use crate::{
+    discover::process::Process,
+    instrument::{self, Site},
+};
+
+/// The loaded programs and their maps. Dropped, everything is detached.
+#[derive(Debug)]
+pub struct Kernel {
+    ebpf: Ebpf,
+}
+
+/// A map's value that only the kernel programs know.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Opaque<const N: usize>([u8; N]);
+
+// SAFETY: an array of bytes.
+#[expect(unsafe_code, reason = "a marker on bytes")]
+unsafe impl<const N: usize> Pod for Opaque<N> {}
+
+impl Kernel {
+    /// Loads the object and the programs that follow processes and trace them; hands out the ring's user end.
+    pub fn load() -> Result<(Self, Ring), LoadError> {
+        let mut ebpf = load::object()?;
+        for program in ["process_exec", "process_exit"]
+            .into_iter()
+            .chain(instrument::programs())
+        {
+            load::program(&mut ebpf, program)?;
+        }
+        let ring = ebpf
+            .take_map("EVENTS")
+            .ok_or(LoadError::Absent { what: "map EVENTS" })?;
+        let ring = RingBuf::try_from(ring).or(Err(LoadError::Absent {
+            what: "ring buffer EVENTS",
+        }))?;
+        Ok((Self { ebpf }, Ring::new(ring)))
+    }
+
+    /// Follows processes that start and end from here on.
+    pub fn follow_processes(&mut self) -> Result<(), LoadError> {
+        for (name, tracepoint) in [
+            ("process_exec", "sched_process_exec"),
+            ("process_exit", "sched_process_exit"),
+        ] {
+            let program = self
+                .ebpf
+                .program_mut(name)
+                .ok_or(LoadError::Absent { what: name })?;
+            let failed = |source| LoadError::Program {
+                program: name.to_owned(),
+                source: Box::new(source),
+            };
+            let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
+            program.attach(tracepoint).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Puts propagation by `socket` to work.
+    pub fn start_propagation(&mut self) -> Result<SocketMethod, PropagationError> {
+        propagation::start(&mut self.ebpf)
+    }
+
+    /// Attaches the sites of the binary at `path`.
+    pub fn attach(&mut self, path: &Path, sites: &[Site]) -> (Links, Vec<AttachError>) {
+        attach::attach(&mut self.ebpf, path, sites)
+    }
+
+    /// From here on the process is traced.
+    pub fn insert_target(&mut self, tgid: u32, target: &TargetInfo) -> Result<(), LoadError> {
+        let mut targets = self.map::<u32, TargetInfo>("TARGETS")?;
+        targets
+            .insert(tgid, target, 0)
+            .or(Err(LoadError::Full { what: "TARGETS" }))
+    }
+
+    /// From here on it is not; what its open requests left in the maps goes too.
+    pub fn remove_target(&mut self, tgid: u32) -> Result<(), LoadError> {
+        // Gone already is as good.
+        let _ = self.map::<u32, TargetInfo>("TARGETS")?.remove(&tgid);
+        self.sweep::<GoroutineKey, Opaque<REQUEST_STATE_BYTES>>("GO_REQUESTS", |key| key.tgid == tgid)?;
+        self.sweep::<GoroutineKey, Opaque<CALL_STATE_BYTES>>("GO_CALLS", |key| key.tgid == tgid)?;
+        self.sweep::<PointerKey, u64>("GO_CONTEXTS", |key| key.tgid == tgid)
+    }
+
+    /// Enrols the client connections that the process has open.
+    pub fn enrol(&mut self, process: &Process) -> Result<Enrolled, PropagationError> {
+        let mut sockets = propagation::sockets(&mut self.ebpf)?;
+        enrol::enrol(&mut sockets, process).map_err(|source| PropagationError::Attach {
+            what: "open sockets of the process",
+            source: source.into(),
+        })
+    }
+
+    /// How often each thing was lost on the kernel's side, over all CPUs.
+    pub fn losses(&self) -> Vec<(LossReason, u64)> {
+        let Some(map) = self.ebpf.map("LOSSES") else {
+            return Vec::new();
+        };
+        let Ok(counters) = PerCpuArray::<_, u64>::try_from(map) else {
+            return Vec::new();
+        };
+        let count = |reason: LossReason| {
+            counters
+                .get(&(reason as u32), 0)
+                .map_or(0, |values| values.iter().sum())
+        };
+        LossReason::ALL
+            .into_iter()
+            .map(|reason| (reason, count(reason)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    fn map<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<HashMap<&mut MapData, K, V>, LoadError> {
+        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { what: name })?;
+        HashMap::try_from(map).or(Err(LoadError::Absent { what: name }))
+    }
+
+    /// Deletes the entries whose key is `of` the one that goes.
+    fn sweep<K: Pod, V: Pod>(
+        &mut self,
+        name: &'static str,
+        of: impl Fn(&K) -> bool,
+    ) -> Result<(), LoadError> {
+        let mut map = self.map::<K, V>(name)?;
+        let keys: Vec<K> = map.keys().filter_map(Result::ok).filter(of).collect();
+        for key in keys {
+            // The program may have deleted it in between.
+            let _ = map.remove(&key);
+        }
+        Ok(())
+    }
+}

@@ -16,6 +16,8 @@ pub enum LoadError {
         #[source]
         source: Box<ProgramError>,
     },
+    #[error("the kernel's table {what} takes no more entries")]
+    Full { what: &'static str },
     #[error("the kernel object holds no {what}: it was built as a stub (SKYPROBE_BPF_SKIP=1), build it anew")]
     Absent { what: &'static str },
 }

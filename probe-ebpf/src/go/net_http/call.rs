@@ -16,7 +16,7 @@ use probe_common::{
     },
     field::{GoField, Offsets},
     key::{GoroutineKey, SocketKey},
-    limits::{HEAD_MAX, HOST_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
+    limits::{CALL_STATE_BYTES, HEAD_MAX, HOST_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
     loss::LossReason,
     propagation::Outcome,
     target::{TARGET_KEEP_PATHS, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
@@ -60,6 +60,8 @@ pub(crate) struct CallState {
     pub(crate) peer: [u8; PEER_MAX],
     pub(crate) path: [u8; PATH_MAX],
 }
+
+const _: () = assert!(size_of::<CallState>() == CALL_STATE_BYTES);
 
 /// GoroutineKey → the call that the goroutine waits for. Deleted at the call's return; what a dying process
 /// leaves, the loader sweeps.

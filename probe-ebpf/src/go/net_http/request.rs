@@ -22,7 +22,7 @@ use probe_common::{
     key::{GoroutineKey, PointerKey},
     limits::{
         CONTEXT_DEPTH_MAX, CORRELATION_MAX, HEAD_MAX, HOST_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX,
-        PATTERN_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES, TRACEPARENT_LEN,
+        PATTERN_MAX, REQUEST_STATE_BYTES, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES, TRACEPARENT_LEN,
     },
     loss::LossReason,
     target::{TARGET_KEEP_PATHS, TargetInfo},
@@ -84,6 +84,8 @@ pub(crate) struct RequestState {
     sw8_x: [u8; SW8_X_MAX],
     traceparent: [u8; TRACEPARENT_BYTES],
 }
+
+const _: () = assert!(size_of::<RequestState>() == REQUEST_STATE_BYTES);
 
 /// GoroutineKey → the request that the goroutine serves. Deleted at the request's end; what a dying process
 /// leaves, the loader sweeps.

@@ -23,7 +23,7 @@ use rustix::{io::ioctl_fionread, net::sockopt::socket_cookie};
 use crate::kernel::load::{self, LoadError};
 
 /// What is queued when the count is asked for.
-const QUEUED_BYTES: u64 = 100;
+pub const QUEUED_BYTES: u64 = 100;
 /// Loopback delivers at once; a machine that does not in this time has other troubles.
 const PATIENCE: Duration = Duration::from_secs(2);
 

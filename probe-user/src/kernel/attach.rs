@@ -1,0 +1,76 @@
+//! Sites become links. One binary is attached once, however many processes run it; which of them are traced the
+//! programs ask a map.
+
+use std::path::Path;
+
+use aya::{
+    Ebpf,
+    programs::{
+        UProbe,
+        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
+    },
+};
+
+use super::load::LoadError;
+use crate::instrument::Site;
+
+/// The links of one binary. Dropped, they detach.
+#[derive(Debug)]
+pub struct Links {
+    links: Vec<UProbeLink>,
+}
+
+impl Links {
+    /// How many sites are attached.
+    pub fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+}
+
+/// A site that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("attach {program} to {symbol} at file offset {file_offset:#x}")]
+pub struct AttachError {
+    pub program: &'static str,
+    pub symbol: &'static str,
+    pub file_offset: u64,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Attaches every site of the binary at `path`. One that fails does not stop the others.
+pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, sites: &[Site]) -> (Links, Vec<AttachError>) {
+    let mut links = Vec::new();
+    let mut refused = Vec::new();
+    for site in sites {
+        match attach_one(ebpf, path, site) {
+            Ok(link) => links.push(link),
+            Err(source) => refused.push(AttachError {
+                program: site.program,
+                symbol: site.symbol,
+                file_offset: site.file_offset,
+                source,
+            }),
+        }
+    }
+    (Links { links }, refused)
+}
+
+fn attach_one(
+    ebpf: &mut Ebpf,
+    path: &Path,
+    site: &Site,
+) -> Result<UProbeLink, Box<dyn std::error::Error + Send + Sync>> {
+    let program = ebpf
+        .program_mut(site.program)
+        .ok_or(LoadError::Absent { what: site.program })?;
+    let program: &mut UProbe = program.try_into()?;
+    let location = UProbeAttachLocation::AbsoluteOffset(site.file_offset);
+    let id = program.attach(location, path, UProbeScope::AllProcesses)?;
+    Ok(program.take_link(id)?)
+}
