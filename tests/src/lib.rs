@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod client;
+pub mod fake_oap;
 pub mod graphql;
 pub mod probe;
 pub mod scene;

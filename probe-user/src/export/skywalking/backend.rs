@@ -19,6 +19,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Backend {
     /// As the operator wrote it.
     pub(super) address: Arc<str>,
+    /// Encrypted, without a certificate of our own.
+    pub(super) anonymous: bool,
     /// The host is looked up anew each time it is connected to.
     pub(super) endpoint: Endpoint,
 }
@@ -66,8 +68,10 @@ fn backend(address: &str, settings: &Settings, tls: &ReadTls) -> Result<Backend,
             source,
         })?;
     }
+    let anonymous = encrypted && tls.identity.is_none();
     Ok(Backend {
         address: address.into(),
+        anonymous,
         endpoint,
     })
 }

@@ -53,6 +53,8 @@ pub(super) struct Live {
     /// Counts connections, so that a failure is put down to the one it happened on.
     pub(super) generation: u64,
     pub(super) address: Arc<str>,
+    /// It is encrypted, and we showed no certificate.
+    anonymous: bool,
     channel: Channel,
     credentials: Credentials,
 }
@@ -89,6 +91,8 @@ struct State {
     retry_at: Option<Instant>,
     /// A refused token has been said since a call last went through.
     refusal_said: bool,
+    /// A call went through, ever.
+    worked: bool,
     repeats: Repeats<&'static str>,
 }
 
@@ -110,6 +114,7 @@ impl Connection {
                 failures: 0,
                 retry_at: None,
                 refusal_said: false,
+                worked: false,
                 repeats: Repeats::default(),
             }),
         })
@@ -148,7 +153,12 @@ impl Connection {
     /// Tries the next backend.
     async fn connect(&self, state: &mut State) {
         let backend = self.backends.get(state.next % self.backends.len());
-        let Some(Backend { address, endpoint }) = backend else {
+        let Some(Backend {
+            address,
+            anonymous,
+            endpoint,
+        }) = backend
+        else {
             return;
         };
         // Moved on before the wait: a connect that is given up halfway is not begun again with the same backend.
@@ -165,6 +175,7 @@ impl Connection {
                 state.live = Some(Live {
                     generation: state.generation,
                     address: Arc::clone(address),
+                    anonymous: *anonymous,
                     channel,
                     credentials: self.credentials.clone(),
                 });
@@ -188,8 +199,19 @@ impl Connection {
     pub(super) async fn broke(&self, live: &Live, status: &Status) {
         let mut state = self.state.lock().await;
         if let Some(count) = state.repeats.admit("broke", Instant::now()) {
-            let error = causes(status);
-            warn!(server.addr = %live.address, error, count, "Connection to OAP broke, trying the next");
+            let error = told(status);
+            if live.anonymous && !state.worked {
+                // A server that wants to know its clients says so too late to be heard for sure: for the client the
+                // handshake is over by then.
+                warn!(
+                    server.addr = %live.address,
+                    error,
+                    count,
+                    "OAP broke the encrypted connection off; if it asks for a client certificate, name one"
+                );
+            } else {
+                warn!(server.addr = %live.address, error, count, "Connection to OAP broke, trying again");
+            }
         }
         state.leave(live);
     }
@@ -218,15 +240,17 @@ impl Connection {
             error!(
                 server.addr = %live.address,
                 token,
-                "OAP refuses the authentication token: set SW_AGENT_AUTHENTICATION (`authentication` in the \
-                 configuration file) to the one OAP expects"
+                "OAP refuses the authentication token: set --authentication or SW_AGENT_AUTHENTICATION to the \
+                 one OAP expects"
             );
         }
     }
 
     /// A call went through.
     pub(super) async fn pleased(&self) {
-        self.state.lock().await.refusal_said = false;
+        let mut state = self.state.lock().await;
+        state.refusal_said = false;
+        state.worked = true;
     }
 }
 
@@ -280,9 +304,25 @@ impl Answer {
     }
 }
 
+/// A status in one line: its code, what it says, and what lies under it.
+pub(super) fn told(status: &Status) -> String {
+    let mut text = format!("{:?}", status.code());
+    if !status.message().is_empty() {
+        text.push_str(": ");
+        text.push_str(status.message());
+    }
+    add_causes(&mut text, status);
+    text
+}
+
 /// An error with what lies under it, in one line.
-pub(super) fn causes(error: &dyn Error) -> String {
+fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
+    add_causes(&mut text, error);
+    text
+}
+
+fn add_causes(text: &mut String, error: &dyn Error) {
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = error.to_string();
@@ -293,7 +333,6 @@ pub(super) fn causes(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    text
 }
 
 #[cfg(test)]
@@ -330,5 +369,13 @@ mod tests {
         assert_eq!(Answer::of(Code::Unauthenticated), Answer::Refused);
         assert_eq!(Answer::of(Code::Unimplemented), Answer::Unimplemented);
         assert_eq!(Answer::of(Code::Internal), Answer::Failed);
+    }
+
+    #[test]
+    fn a_status_is_one_line() {
+        let status = Status::permission_denied("no");
+        assert_eq!(told(&status), "PermissionDenied: no");
+        let status = Status::from_error(Box::new(std::io::Error::other("connection reset")));
+        assert_eq!(told(&status), "Unknown: connection reset");
     }
 }

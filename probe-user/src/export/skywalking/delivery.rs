@@ -19,7 +19,7 @@ use tonic::{Code, Request, Status};
 use tracing::{error, warn};
 
 use super::Settings;
-use super::connection::{Answer, Connection, Live, causes};
+use super::connection::{Answer, Connection, Live, told};
 use super::convert::segment_object;
 use crate::export::{SegmentReceiver, tally};
 use crate::telemetry::{Loss, Repeats, Tally, Telemetry};
@@ -40,6 +40,8 @@ pub(super) struct Delivery {
     denied: Option<(Loss, Instant)>,
     /// When the time to flush is over; known once the last sender is gone.
     flush_until: Option<Instant>,
+    /// The probe stops, and every backend has failed since.
+    last_round: bool,
     repeats: Repeats<&'static str>,
 }
 
@@ -72,6 +74,7 @@ impl Delivery {
             failures: 0,
             denied: None,
             flush_until: None,
+            last_round: false,
             repeats: Repeats::default(),
         }
     }
@@ -159,15 +162,15 @@ impl Delivery {
             }
             attempts = attempts.saturating_add(1);
             self.failures = self.failures.saturating_add(1);
-            let rounds = attempts / self.connection.backends();
             if attempts.is_multiple_of(self.connection.backends()) {
                 // Every backend had its turn. If one of them denied us, waiting does not help.
                 if let Some((loss, _)) = self.denied {
                     self.lose(loss, batch.take_rest());
-                } else if self.pause().await.is_break() && rounds > 1 {
-                    // When the probe stops there is one more round, since the first may have met a connection that
-                    // was long dead.
-                    return self.give_up(&batch);
+                } else if self.pause().await.is_break() {
+                    // One more round, since this one may have met a connection that was long dead.
+                    if std::mem::replace(&mut self.last_round, true) {
+                        return self.give_up(&batch);
+                    }
                 }
             }
         }
@@ -264,14 +267,14 @@ impl Delivery {
     fn say_failed(&mut self, live: &Live, status: &Status) {
         let reason = status.code().description();
         if let Some(count) = self.repeats.admit(reason, Instant::now()) {
-            let error = causes(status);
+            let error = told(status);
             warn!(server.addr = %live.address, reason, error, count, "OAP did not take a batch");
         }
     }
 
     fn say_unimplemented(&mut self, live: &Live, status: &Status) {
         if let Some(count) = self.repeats.admit("unimplemented", Instant::now()) {
-            let error = causes(status);
+            let error = told(status);
             error!(
                 server.addr = %live.address,
                 error,

@@ -12,7 +12,7 @@ use tonic::{Request, Status};
 use tracing::{debug, error, warn};
 
 use super::Settings;
-use super::connection::{Answer, Connection, Live, causes};
+use super::connection::{Answer, Connection, Live, told};
 use crate::telemetry::Repeats;
 use crate::trace::segment::Identity;
 
@@ -159,7 +159,7 @@ impl Registry {
         due
     }
 
-    fn told(&self, identity: &Identity, generation: u64) {
+    fn heard(&self, identity: &Identity, generation: u64) {
         if let Some(instance) = self.instances().get_mut(identity) {
             instance.told = Some((generation, 0));
         }
@@ -229,8 +229,9 @@ impl Heartbeat {
             return Ok(());
         }
         for (identity, say) in self.registry.due(live.generation, all) {
-            let told = self.say(&live, &identity, say).await;
-            let Err(status) = told else { continue };
+            let Err(status) = self.say(&live, &identity, say).await else {
+                continue;
+            };
             match Answer::of(status.code()) {
                 Answer::Refused => self.connection.refused(&live).await,
                 Answer::Unimplemented => {
@@ -246,7 +247,7 @@ impl Heartbeat {
                         self.connection.displeased(&live).await;
                     }
                     if let Some(count) = self.repeats.admit("failed", Instant::now()) {
-                        let error = causes(&status);
+                        let error = told(&status);
                         warn!(server.addr = %live.address, error, count, "Heartbeat not delivered");
                     }
                     return Err(());
@@ -281,7 +282,7 @@ impl Heartbeat {
                 let mut request = Request::new(message);
                 request.set_timeout(deadline);
                 client.report_instance_properties(request).await?;
-                self.registry.told(identity, live.generation);
+                self.registry.heard(identity, live.generation);
                 debug!(
                     service = identity.service,
                     instance = identity.instance,
@@ -336,11 +337,11 @@ mod tests {
             ["a properties"],
             "they have not arrived yet"
         );
-        registry.told(&identity("a"), 1);
+        registry.heard(&identity("a"), 1);
         assert_eq!(due(&registry, 1, false), [""; 0]);
         registry.register(identity("b"), Properties::default());
         assert_eq!(due(&registry, 1, false), ["b properties"]);
-        registry.told(&identity("b"), 1);
+        registry.heard(&identity("b"), 1);
         assert_eq!(due(&registry, 1, true), ["a alive", "b alive"]);
         assert_eq!(
             due(&registry, 2, true),
@@ -353,7 +354,7 @@ mod tests {
     fn properties_are_told_again_now_and_then() {
         let registry = Registry::default();
         registry.register(identity("a"), Properties::default());
-        registry.told(&identity("a"), 1);
+        registry.heard(&identity("a"), 1);
         for _ in 0..BEATS_PER_PROPERTIES {
             assert_eq!(due(&registry, 1, true), ["a alive"]);
         }
