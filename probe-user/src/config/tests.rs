@@ -479,3 +479,39 @@ fn the_other_commands() {
         assert!(help.contains(&key.flag()), "{key:?}");
     }
 }
+
+/// Each key has one row, with its flag, its variables and a default.
+#[test]
+fn the_document_has_a_row_for_each_key() {
+    let document = include_str!("../../../docs/configuration.md");
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let mut keys = Vec::new();
+    for row in rows {
+        let columns: Vec<_> = row.split('|').map(str::trim).collect();
+        let ["", name, flag, environment, default, value, ""] = columns[..] else {
+            panic!("{row}")
+        };
+        let key = Key::from_name(name.trim_matches('`')).unwrap_or_else(|| panic!("{row}"));
+        assert_eq!(flag, format!("`{}`", key.flag()));
+        let variables: Vec<_> = key.environment().iter().map(|name| format!("`{name}`")).collect();
+        assert_eq!(environment, variables.join(", "));
+        assert!(!default.is_empty() && !value.is_empty(), "{row}");
+        keys.push(key);
+    }
+    keys.sort();
+    assert_eq!(keys, Key::ALL);
+}
+
+/// The example in the document is one.
+#[test]
+fn the_documents_example_is_read() {
+    let document = include_str!("../../../docs/configuration.md");
+    let (_, example) = document.split_once("```yaml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let config = run(&[], &[], Some(example)).unwrap();
+    assert_eq!(
+        (config.export, config.oap.addresses.len()),
+        (Export::SkyWalking, 2)
+    );
+    assert_eq!(config.propagate, Propagate { sw8: true, w3c: true });
+}
