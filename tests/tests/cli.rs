@@ -1,0 +1,301 @@
+//! The command line as a user meets it: every wrong call gets one sentence that says what is wrong and what to do,
+//! and a code that scripts can tell apart.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+use tests::{needs_probe, probe};
+
+/// The call was wrong.
+const USAGE: i32 = 2;
+/// The call was right and could not be carried out.
+const FAILURE: i32 = 1;
+const NOBODY: u32 = 65_534;
+
+/// The program without anything of our own environment that could change its mind.
+fn skyprobe(arguments: &[&str]) -> Command {
+    let mut command = Command::new(probe::binary().unwrap());
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+/// What a failed call says, which must be one line on stderr and nothing on stdout.
+fn complaint(command: &mut Command, code: i32) -> String {
+    let output = output(command);
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{words}");
+    assert!(
+        output.stdout.is_empty(),
+        "{:?}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    let last = words.lines().last().unwrap_or_default();
+    let sentence = last
+        .strip_prefix("skyprobe: ")
+        .unwrap_or_else(|| panic!("{words:?}"));
+    if code == USAGE {
+        assert_eq!(words.lines().count(), 1, "{words}");
+    }
+    sentence.to_owned()
+}
+
+fn wrong_call(arguments: &[&str]) -> String {
+    complaint(&mut skyprobe(arguments), USAGE)
+}
+
+/// Runs the call with a configuration file that holds `text`.
+fn with_file(text: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("skyprobe.yaml");
+    fs::write(&path, text).unwrap();
+    let sentence = wrong_call(&["run", "--all-go", "--config", path.to_str().unwrap()]);
+    sentence.replace(path.to_str().unwrap(), "FILE")
+}
+
+#[test]
+fn options_and_commands_that_do_not_exist() {
+    assert_eq!(
+        wrong_call(&["run", "--prot", "8080"]),
+        "unknown option --prot, did you mean --port?; see `skyprobe --help`"
+    );
+    assert_eq!(
+        wrong_call(&["trace"]),
+        "unknown command \"trace\"; see `skyprobe --help`"
+    );
+    assert_eq!(
+        wrong_call(&[]),
+        "say what to do: run, inspect or doctor; see `skyprobe --help`"
+    );
+    assert_eq!(
+        wrong_call(&["inspect"]),
+        "missing argument <PATH|PID>; see `skyprobe --help`"
+    );
+}
+
+#[test]
+fn nothing_selected() {
+    assert_eq!(
+        wrong_call(&["run", "--oap", "127.0.0.1:11800"]),
+        "nothing is selected: say what to trace with --pid, --exe, --port or --all-go"
+    );
+}
+
+#[test]
+fn values_that_are_not_allowed() {
+    assert_eq!(
+        wrong_call(&["run", "--port", "0"]),
+        "\"0\" in --port is not a TCP port: a whole number from 1 to 65535"
+    );
+    assert_eq!(
+        wrong_call(&["run", "--pid", "-3"]),
+        "unknown option -3; see `skyprobe --help`",
+    );
+    let mut command = skyprobe(&["run", "--all-go"]);
+    command.env("SW_AGENT_COLLECTOR_BACKEND_SERVICES", "oap");
+    assert_eq!(
+        complaint(&mut command, USAGE),
+        "\"oap\" in SW_AGENT_COLLECTOR_BACKEND_SERVICES in the environment is not a list of addresses of the form \
+        host:port, with commas between them"
+    );
+    assert_eq!(
+        with_file("export: xml"),
+        "\"xml\" in export in FILE is not one of: text | json | skywalking"
+    );
+}
+
+#[test]
+fn configuration_files_that_cannot_be_used() {
+    assert_eq!(
+        with_file("exprot: json"),
+        "unknown key \"exprot\" in FILE: did you mean \"export\"?"
+    );
+    assert_eq!(
+        with_file("nothing of the kind"),
+        "FILE is not a configuration file: it must hold lines of the form `key: value`"
+    );
+    assert!(with_file("port: [80").starts_with("FILE is not a configuration file: "));
+    let sentence = wrong_call(&["run", "--all-go", "--config", "/nonexistent/skyprobe.yaml"]);
+    assert!(
+        sentence.starts_with("cannot read the configuration file /nonexistent/skyprobe.yaml: No such file"),
+        "{sentence}"
+    );
+    let sentence = wrong_call(&["run", "--all-go", "--config", "/proc"]);
+    assert!(
+        sentence.starts_with("cannot read the configuration file /proc: Is a directory"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn help_and_version_are_no_failures() {
+    let version = output(&mut skyprobe(&["--version"]));
+    assert!(version.status.success());
+    assert!(
+        String::from_utf8(version.stdout)
+            .unwrap()
+            .starts_with("skyprobe ")
+    );
+    for arguments in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["doctor", "--help"],
+        &["inspect", "--help"],
+    ] {
+        let help = output(&mut skyprobe(arguments));
+        assert!(help.status.success() && help.stderr.is_empty(), "{arguments:?}");
+        assert!(
+            String::from_utf8(help.stdout)
+                .unwrap()
+                .contains("Usage: skyprobe"),
+            "{arguments:?}"
+        );
+    }
+}
+
+/// A copy that everybody may run, wherever the target folder lies.
+fn public_copy() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = directory.path().join("skyprobe");
+    fs::copy(probe::binary().unwrap(), &copy).unwrap();
+    (directory, copy)
+}
+
+#[test]
+fn no_root() {
+    needs_probe!();
+    let (_directory, copy) = public_copy();
+    let mut command = Command::new(copy);
+    command
+        .args(["run", "--all-go"])
+        .env_clear()
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY);
+    let sentence = complaint(&mut command, FAILURE);
+    assert!(
+        sentence.starts_with("tracing needs root, or at least "),
+        "{sentence}"
+    );
+    assert!(sentence.contains("run it with sudo"), "{sentence}");
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    needs_probe!();
+    // Newer kernels want the first alone, and it stands in for the others on older ones.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--bounding-set", "-sys_admin,-bpf"])
+        .arg(probe::binary().unwrap());
+    let sentence = complaint(command.args(["run", "--all-go"]), FAILURE);
+    let named = sentence.contains("(missing: CAP_SYS_ADMIN)") || sentence.contains("(missing: CAP_BPF)");
+    assert!(
+        sentence.starts_with("tracing needs root, or at least ") && named,
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_kernel_that_is_too_old() {
+    let mut command = skyprobe(&["run", "--all-go"]);
+    // SAFETY: one system call, allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            // UNAME26: the kernel says that it is a 2.6.
+            (libc::personality(0x002_0000) >= 0)
+                .then_some(())
+                .ok_or_else(std::io::Error::last_os_error)
+        });
+    }
+    let sentence = complaint(&mut command, FAILURE);
+    assert!(sentence.starts_with("kernel 2.6."), "{sentence}");
+    assert!(
+        sentence.ends_with(" is too old: tracing needs Linux 5.8 or later"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn doctor_tells_people_and_programs_the_same() {
+    needs_probe!();
+    let text = output(&mut skyprobe(&["doctor"]));
+    let json = output(&mut skyprobe(&["doctor", "--json"]));
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(text.status.success(), report["tracing"] == true);
+    assert_eq!(text.status.code(), json.status.code());
+    let text = String::from_utf8(text.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    for what in [
+        "kernel",
+        "BTF",
+        "lockdown",
+        "capabilities",
+        "cgroup v2",
+        "ring buffer",
+        "uprobes",
+        "FIONREAD",
+    ] {
+        assert!(checks.iter().any(|check| check["what"] == what), "{what}");
+    }
+    for check in checks {
+        let (what, found) = (check["what"].as_str().unwrap(), check["found"].as_str().unwrap());
+        assert!(
+            text.lines()
+                .any(|line| line.contains(what) && line.contains(found)),
+            "{what}: {found}"
+        );
+        let state = check["state"].as_str().unwrap();
+        assert!(["ok", "limited", "failed", "unknown"].contains(&state), "{state}");
+    }
+    // The other tests of this package trace on this machine, so it must say that one can.
+    assert_eq!(report["tracing"], true, "{text}");
+}
+
+#[test]
+fn doctor_without_rights_says_what_is_missing_and_fails() {
+    needs_probe!();
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--bounding-set", "-all"])
+        .arg(probe::binary().unwrap());
+    let doctor = output(command.args(["doctor", "--json"]));
+    assert_eq!(doctor.status.code(), Some(FAILURE));
+    let report: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    assert_eq!(
+        (&report["tracing"], &report["propagation"]),
+        (&false.into(), &false.into())
+    );
+    let checks = report["checks"].as_array().unwrap();
+    let rights = checks
+        .iter()
+        .find(|check| check["what"] == "capabilities")
+        .unwrap();
+    assert_eq!(rights["state"], "failed");
+    assert!(
+        rights["found"].as_str().unwrap().contains("CAP_SYS_PTRACE"),
+        "{rights}"
+    );
+    assert!(
+        rights["consequence"].as_str().unwrap().contains("run as root"),
+        "{rights}"
+    );
+}
+
+#[test]
+fn a_reader_that_goes_is_no_failure() {
+    let mut child = skyprobe(&["run", "--help"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
