@@ -1,6 +1,12 @@
 //! The command line as a user meets it: every wrong call gets one sentence that says what is wrong and what to do,
 //! and a code that scripts can tell apart.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests panic, so that the line is shown"
+)]
+
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
