@@ -11,6 +11,7 @@ pub mod debian;
 pub mod demo;
 pub mod http;
 pub mod oap;
+pub mod peers;
 pub mod process;
 pub mod step;
 pub mod test;

@@ -1,0 +1,93 @@
+//! Programs that nobody here wrote, for the tests to meet: SkyWalking's own agents, Debian's services.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cache;
+use crate::debian;
+use crate::process::{check, read};
+use crate::step::step;
+use crate::toolchain;
+
+/// SkyWalking's Python agent, from PyPI. The wheel of 1.3.0 lacks the generated package `skywalking.protocol` and
+/// cannot be imported.
+const PYTHON_AGENT: &str = "apache-skywalking==1.2.0";
+/// SkyWalking's Node agent, from the npm registry.
+const NODE_AGENT: &str = "skywalking-backend-js@0.9.0";
+
+/// The folder that `PYTHONPATH` must name for SkyWalking's Python agent to be found.
+///
+/// No virtual environment: those hold absolute paths, and what is in the cache was moved there.
+pub fn python_agent() -> Result<PathBuf> {
+    debian::ensure_program("python3", "python3", "Python, to run SkyWalking's Python agent")?;
+    let version = "import sys; print('%d.%d' % sys.version_info[:2])";
+    let version = read(Command::new("python3").args(["-c", version])).context("python3 tells no version")?;
+    let version = version.trim();
+    let place = cache::dir("python")?.join(format!("{PYTHON_AGENT}-python{version}"));
+    cache::filled(&place, |half| {
+        let has_pip = read(
+            Command::new("python3")
+                .args(["-m", "pip", "--version"])
+                .stderr(Stdio::null()),
+        );
+        if has_pip.is_none() {
+            toolchain::apt_install(&["python3-pip"], "pip, to get SkyWalking's Python agent")?;
+        }
+        step(format_args!("getting {PYTHON_AGENT} into the cache (pip)"));
+        check(
+            Command::new("python3")
+                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+                .args(["--no-warn-script-location", "--root-user-action=ignore"])
+                .arg("--target")
+                .arg(half)
+                .arg(PYTHON_AGENT)
+                .stdin(Stdio::null()),
+        )
+    })
+    .context("get SkyWalking's Python agent")?;
+    Ok(place)
+}
+
+/// The folder that `NODE_PATH` must name for SkyWalking's Node agent to be found.
+pub fn node_agent() -> Result<PathBuf> {
+    debian::ensure_program("node", "nodejs", "Node, to run SkyWalking's Node agent")?;
+    let place = cache::dir("node")?.join(NODE_AGENT);
+    cache::filled(&place, |half| {
+        debian::ensure_program("npm", "npm", "npm, to get SkyWalking's Node agent")?;
+        step(format_args!("getting {NODE_AGENT} into the cache (npm)"));
+        check(
+            Command::new("npm")
+                .args([
+                    "install",
+                    "--silent",
+                    "--no-audit",
+                    "--no-fund",
+                    "--ignore-scripts",
+                ])
+                .arg("--prefix")
+                .arg(half)
+                .arg(NODE_AGENT)
+                .stdin(Stdio::null()),
+        )
+    })
+    .context("get SkyWalking's Node agent")?;
+    Ok(place.join("node_modules"))
+}
+
+/// Debian's Prometheus server.
+pub fn prometheus() -> Result<PathBuf> {
+    program("prometheus", "usr/bin/prometheus")
+}
+
+/// Debian's node exporter for Prometheus.
+pub fn node_exporter() -> Result<PathBuf> {
+    program("prometheus-node-exporter", "usr/bin/prometheus-node-exporter")
+}
+
+fn program(package: &str, path: &str) -> Result<PathBuf> {
+    let program = debian::unpacked(package)?.join(path);
+    ensure!(program.is_file(), "Debian's {package} has no {path}");
+    Ok(program)
+}
