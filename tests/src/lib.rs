@@ -6,6 +6,7 @@ pub mod fake_oap;
 pub mod graphql;
 pub mod probe;
 pub mod scene;
+pub mod scrape;
 pub mod segment;
 pub mod skip;
 pub mod target;

@@ -1,6 +1,12 @@
 //! One trace over three languages: services with SkyWalking's own Python and Node agents on both sides of a Go
 //! program that has none.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test panics where it fails; clippy knows only test functions"
+)]
+
 use std::process::{Child, Command, Stdio};
 use std::{fs::File, net::SocketAddr, path::Path, thread, time::Duration};
 

@@ -1,7 +1,14 @@
-//! A real OAP shows what it was sent.
+//! A real OAP shows what it was sent: segments made by hand, the demo's services and Debian's Prometheus, both under
+//! the probe.
+
+#![expect(
+    clippy::panic,
+    reason = "a test panics where it fails; clippy knows only test functions"
+)]
 
 use std::{
     collections::BTreeSet,
+    process::Command,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, SystemTime},
@@ -12,7 +19,15 @@ use proto::v3::{
     KeyStringValuePair, RefType, SegmentObject, SegmentReference, SpanLayer, SpanObject, SpanType,
     trace_segment_report_service_client::TraceSegmentReportServiceClient,
 };
-use tests::graphql::{GraphQl, Span};
+use tests::{
+    client,
+    graphql::{GraphQl, Span},
+    needs_probe,
+    probe::{Probe, binary},
+    scrape::Scrape,
+    skip,
+    target::{Go, GoBuild, Target},
+};
 use tonic::transport::Endpoint;
 use xtask::oap::{Oap, Ports, REFERENCE};
 
@@ -99,6 +114,263 @@ fn hand_made_segments_are_joined_and_drawn() {
     });
     assert_eq!(oap.figure("trace_analysis_error_count", "").expect("figure"), 0.0);
     assert!(oap.figure("trace_in_latency_count", "grpc").expect("figure") >= 2.0);
+}
+
+#[test]
+fn the_demo_is_drawn_and_its_traces_are_joined() {
+    needs_probe!();
+    assert_demo(&oap());
+}
+
+/// The same once with the newest OAP that keeps its data in memory.
+#[test]
+fn a_newer_oap_shows_the_demo_too() {
+    needs_probe!();
+    if !skip::full() {
+        skip::skip("OAP 10.1.0 only in the full run");
+        return;
+    }
+    assert_demo(&Oap::start("10.1.0", Ports::default()).expect("an OAP starts"));
+}
+
+#[test]
+fn a_scrape_of_prometheus_is_drawn_and_joined() {
+    needs_probe!();
+    let oap = oap();
+    let graphql = GraphQl::new(oap.http);
+    let scrape = Scrape::start().expect("Prometheus scrapes");
+    let _probe = attach(&oap, &scrape.pids()).expect("the probe attaches");
+    let (caller, callee) = ("prometheus", "prometheus-node-exporter");
+    eventually("the scrape", || {
+        let lines = graphql.topology()?;
+        ensure!(lines.sides(caller, callee) == both_sides(), "{lines:?}");
+        ensure!(
+            !lines.lines().contains(&("User".into(), callee.into())),
+            "{lines:?}"
+        );
+        let endpoints = graphql.endpoints(&graphql.service_id(callee)?)?;
+        ensure!(
+            endpoints.iter().any(|endpoint| endpoint.name == "GET:/metrics"),
+            "{endpoints:?}"
+        );
+        let served = graphql.traces(&graphql.service_id(callee)?, &[])?;
+        let trace_id = served
+            .iter()
+            .flat_map(|brief| &brief.trace_ids)
+            .next()
+            .context("no trace")?;
+        let spans = graphql.trace(trace_id)?;
+        let [exit, entry] = sorted(&spans, &[(caller, "Exit"), (callee, "Entry")])?;
+        ensure!(
+            exit.peer == scrape.exporter.to_string() && points_to(entry, exit),
+            "{spans:?}"
+        );
+        Ok(())
+    });
+    assert_eq!(oap.figure("trace_analysis_error_count", "").expect("figure"), 0.0);
+}
+
+/// The demo's services under the probe, and all that OAP must know of them.
+fn assert_demo(oap: &Oap) {
+    let graphql = GraphQl::new(oap.http);
+    let shop = Shop::start().expect("the demo's services start");
+    let pids = [shop.gateway.pid(), shop.users.pid(), shop.orders.pid()];
+    let _probe = attach(oap, &pids).expect("the probe attaches");
+    for user in 0..20 {
+        let path = format!("/profile?user={user}");
+        assert_eq!(client::get(&shop.address, &path).expect("an answer").status, 200);
+    }
+    // The order service answers 503, the gateway 502.
+    assert_eq!(
+        client::get(&shop.address, "/recommendations?user=7")
+            .expect("an answer")
+            .status,
+        502
+    );
+
+    eventually("the services", || {
+        for (service, endpoints) in [
+            ("gateway", ["GET:/profile", "GET:/recommendations"]),
+            ("user-service", ["GET:/users/", "GET:/users/"]),
+            ("order-service", ["GET:/orders", "GET:/recommendations/"]),
+        ] {
+            let id = graphql.service_id(service)?;
+            let instances = graphql.instances(&id)?;
+            ensure!(
+                instances.len() == 1 && instances.iter().all(|found| found.language == "GO"),
+                "{instances:?}"
+            );
+            let found = graphql.endpoints(&id)?;
+            for endpoint in endpoints {
+                ensure!(
+                    found.iter().any(|found| found.name.starts_with(endpoint)),
+                    "{service}: {endpoint} in {found:?}"
+                );
+            }
+            // Twenty users are one endpoint, not twenty.
+            ensure!(found.len() <= 2, "{service}: {found:?}");
+        }
+        Ok(())
+    });
+    eventually("the map", || {
+        let lines = graphql.topology()?;
+        for (caller, callee) in [
+            ("gateway", "user-service"),
+            ("user-service", "order-service"),
+            ("gateway", "order-service"),
+        ] {
+            ensure!(
+                lines.sides(caller, callee) == both_sides(),
+                "{caller} to {callee}: {lines:?}"
+            );
+            let instances =
+                graphql.instance_topology(&graphql.service_id(caller)?, &graphql.service_id(callee)?)?;
+            let sides: BTreeSet<String> = instances
+                .calls
+                .iter()
+                .flat_map(|call| call.detect_points.clone())
+                .collect();
+            ensure!(
+                sides == both_sides(),
+                "instances of {caller} and {callee}: {instances:?}"
+            );
+        }
+        let all = lines.lines();
+        ensure!(all.contains(&("User".into(), "gateway".into())), "{all:?}");
+        for inner in ["user-service", "order-service"] {
+            ensure!(
+                !all.contains(&("User".into(), inner.into())),
+                "{inner} was called by a user: {all:?}"
+            );
+        }
+        // All addresses have become services.
+        ensure!(
+            !lines.nodes.iter().any(|node| node.name.starts_with("127.0.0.1:")),
+            "{:?}",
+            lines.nodes
+        );
+        Ok(())
+    });
+    eventually("a trace", || {
+        let gateway = graphql.service_id("gateway")?;
+        let traces = graphql.traces(&gateway, &[("http.status_code", "200")])?;
+        ensure!(traces.len() >= 20, "{} traces of 20", traces.len());
+        let trace_id = traces
+            .iter()
+            .flat_map(|brief| &brief.trace_ids)
+            .next()
+            .context("no trace")?;
+        let spans = graphql.trace(trace_id)?;
+        let [served, asked, user, asked_orders, orders] = sorted(
+            &spans,
+            &[
+                ("gateway", "Entry"),
+                ("gateway", "Exit"),
+                ("user-service", "Entry"),
+                ("user-service", "Exit"),
+                ("order-service", "Entry"),
+            ],
+        )?;
+        ensure!(
+            served.refs.is_empty() && served.parent_span_id == -1,
+            "{served:?}"
+        );
+        ensure!(
+            points_to(user, asked) && points_to(orders, asked_orders),
+            "{spans:?}"
+        );
+        ensure!(
+            asked.parent_span_id == served.span_id && asked_orders.parent_span_id == user.span_id,
+            "{spans:?}"
+        );
+        ensure!(
+            served.component == "GoHttpServer" && asked.component == "GoHttpClient",
+            "{spans:?}"
+        );
+        ensure!(
+            spans.iter().all(|span| span.layer == "Http" && !span.is_error),
+            "{spans:?}"
+        );
+        ensure!(
+            spans
+                .iter()
+                .all(|span| span.tag("http.status_code") == Some("200")),
+            "{spans:?}"
+        );
+        Ok(())
+    });
+    eventually("the error", || {
+        let failed = graphql.traces(
+            &graphql.service_id("order-service")?,
+            &[("http.status_code", "503")],
+        )?;
+        let [brief] = failed.as_slice() else {
+            anyhow::bail!("not one error: {failed:?}")
+        };
+        ensure!(brief.is_error, "{brief:?}");
+        Ok(())
+    });
+    assert_eq!(oap.figure("trace_analysis_error_count", "").expect("figure"), 0.0);
+}
+
+/// The spans of a trace in the wanted order; an error if there are others or too few.
+fn sorted<'s, const N: usize>(spans: &'s [Span], wanted: &[(&str, &str); N]) -> Result<[&'s Span; N]> {
+    ensure!(spans.len() == N, "{} spans, not {N}: {spans:?}", spans.len());
+    let found: Vec<&Span> = wanted
+        .iter()
+        .filter_map(|(service, kind)| {
+            spans
+                .iter()
+                .find(|span| span.service_code == *service && span.r#type == *kind)
+        })
+        .collect();
+    found
+        .try_into()
+        .map_err(|_unsorted| anyhow::anyhow!("not {wanted:?} but {spans:?}"))
+}
+
+/// The demo: gateway, user service, order service.
+struct Shop {
+    /// Of the gateway.
+    address: String,
+    gateway: Target,
+    users: Target,
+    orders: Target,
+}
+
+impl Shop {
+    fn start() -> Result<Self> {
+        let go = Go::system()?;
+        let start = |name: &str, next: &[&str]| -> Result<(Target, String)> {
+            let program = GoBuild::new(&format!("demo/{name}")).build(&go)?;
+            let target = Target::start(&program, &[&["-listen", "127.0.0.1:0"], next].concat())?;
+            let address = target.address()?;
+            Ok((target, address))
+        };
+        let (orders, orders_at) = start("order-service", &[])?;
+        let orders_url = format!("http://{orders_at}");
+        let (users, users_at) = start("user-service", &["-orders", &orders_url])?;
+        let users_url = format!("http://{users_at}");
+        let (gateway, address) = start("gateway", &["-users", &users_url, "-orders", &orders_url])?;
+        Ok(Self {
+            address,
+            gateway,
+            users,
+            orders,
+        })
+    }
+}
+
+/// The probe on these processes, reporting to `oap`.
+fn attach(oap: &Oap, pids: &[u32]) -> Result<Probe> {
+    let mut command = Command::new(binary()?);
+    command.args(["run", "--oap", &oap.grpc.to_string()]);
+    for pid in pids {
+        command.args(["--pid", &pid.to_string()]);
+    }
+    let probe = Probe::spawn(&mut command)?;
+    probe.ready()?;
+    Ok(probe)
 }
 
 /// Whether the first reference of `child` is to `parent`.
