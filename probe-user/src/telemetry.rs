@@ -408,4 +408,69 @@ mod tests {
         assert_eq!(repeats.admit_many("c", 0, start), None);
         assert_eq!(repeats.admit_many("a", 5, start + 201 * second), Some(5));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn losses_are_logged_at_once_then_once_a_minute() {
+        #[derive(Clone, Default)]
+        struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+        impl std::io::Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("nobody panics with it").write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_target(false)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _default = tracing::subscriber::set_default(subscriber);
+
+        let telemetry = Arc::new(Telemetry::default());
+        // What was lost before somebody watched is in the account only.
+        telemetry.lost(
+            Loss::ExportFailed,
+            Tally {
+                segments: 1,
+                spans: 1,
+            },
+        );
+        let lose = async {
+            for second in 0..70_u64 {
+                telemetry.lost(
+                    Loss::QueueFull,
+                    Tally {
+                        segments: 1,
+                        spans: 2,
+                    },
+                );
+                telemetry.kernel_lost(LossReason::RingFull, 7 + second / 100);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            () = watch(Arc::clone(&telemetry)) => {}
+            () = lose => {}
+        }
+        let text =
+            String::from_utf8(log.0.lock().expect("nobody panics with it").clone()).expect("it is text");
+        let queue_full: Vec<_> = text.lines().filter(|line| line.contains("queue_full")).collect();
+        assert_eq!(queue_full.len(), 2, "{text}");
+        assert_eq!(
+            text.lines().filter(|line| line.contains("ring_full")).count(),
+            1,
+            "{text}"
+        );
+        assert!(!text.contains("export_failed"), "{text}");
+        // Two spans a second for a minute.
+        let count = queue_full[1]
+            .split_once("count=")
+            .map(|(_, count)| count.trim().parse::<u64>());
+        assert!(matches!(count, Some(Ok(118..=122))), "{text}");
+    }
 }

@@ -93,6 +93,9 @@ struct State {
     refusal_said: bool,
     /// A call went through, ever.
     worked: bool,
+    /// A connection is worth telling: it is the first, or a failure was told before. Failures are told once a
+    /// minute, so this is no flood either.
+    news: bool,
     repeats: Repeats<&'static str>,
 }
 
@@ -115,6 +118,7 @@ impl Connection {
                 retry_at: None,
                 refusal_said: false,
                 worked: false,
+                news: true,
                 repeats: Repeats::default(),
             }),
         })
@@ -169,8 +173,8 @@ impl Connection {
                 state.generation += 1;
                 state.failures = 0;
                 state.retry_at = None;
-                if let Some(count) = state.repeats.admit("connected", Instant::now()) {
-                    info!(server.addr = %address, count, "OAP connected");
+                if std::mem::take(&mut state.news) {
+                    info!(server.addr = %address, "OAP connected");
                 }
                 state.live = Some(Live {
                     generation: state.generation,
@@ -191,6 +195,7 @@ impl Connection {
             state.retry_at = Some(Instant::now() + pause);
         }
         if let Some(count) = state.repeats.admit("unreachable", Instant::now()) {
+            state.news = true;
             warn!(server.addr = %address, error, count, "OAP not reachable, trying again");
         }
     }
@@ -199,6 +204,7 @@ impl Connection {
     pub(super) async fn broke(&self, live: &Live, status: &Status) {
         let mut state = self.state.lock().await;
         if let Some(count) = state.repeats.admit("broke", Instant::now()) {
+            state.news = true;
             let error = told(status);
             if live.anonymous && !state.worked {
                 // A server that wants to know its clients says so too late to be heard for sure: for the client the
