@@ -10,6 +10,7 @@ mod search;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -29,6 +30,10 @@ const LINKER_LLVM: [u32; 2] = [22, 23];
 
 /// Gets whatever the kernel object needs and this machine lacks.
 pub fn install() -> Result<()> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     let compiler = match Search::from_environment().compiler() {
         Ok(compiler) => compiler,
         Err(Missing::Compiler) => install_compiler()?,
@@ -39,6 +44,7 @@ pub fn install() -> Result<()> {
         Err(Missing::Linker) => install_linker(&compiler)?,
         Err(missing) => bail!("{missing}"),
     };
+    DONE.store(true, Ordering::Relaxed);
     let core = match compiler.core {
         Core::Prebuilt => "its own core",
         Core::Source => "core from source",
@@ -217,8 +223,8 @@ fn has_candidate(package: &str) -> bool {
 
 /// Fetches the package lists, once in our life.
 fn update_lists() -> Result<()> {
-    static DONE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-    if DONE.swap(true, std::sync::atomic::Ordering::Relaxed) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
     need_root("fetch the package lists")?;
