@@ -3,6 +3,8 @@
 //!
 //! Bias: the traced programs before the traces. When the queue is full the newest segment is dropped and counted.
 
+pub mod json;
+pub mod output;
 pub mod skywalking;
 
 use std::sync::Arc;

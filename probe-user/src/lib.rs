@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod discover;
 pub mod doctor;
+pub mod event;
 pub mod export;
 pub mod instrument;
 pub mod kernel;

@@ -1,0 +1,109 @@
+//! A call sent → an Exit span.
+
+use probe_common::{
+    event::go::net_http::{CALL_TRUNCATED, ParentFound},
+    propagation::Outcome,
+};
+
+use super::{
+    Clock, TypeNames,
+    context::lossy,
+    entry::method,
+    go_error,
+    span::{Component, Span, SpanKind, SpanLog, Tag},
+    url,
+};
+use crate::event::Call;
+
+/// The Exit span of a call, under the given name. Its ids are those of a call with a parent.
+pub(super) fn exit(
+    call: &Call<'_>,
+    operation: String,
+    clock: Clock,
+    names: &dyn TypeNames,
+    debug_tags: bool,
+) -> Span {
+    let fixed = &call.fixed;
+    let start_ns = clock.wall_ns(fixed.start_ns);
+    let end_ns = clock.wall_ns(fixed.end_ns).max(start_ns);
+    let scheme: &[u8] = if call.scheme.is_empty() {
+        b"http"
+    } else {
+        call.scheme
+    };
+
+    let mut tags = Vec::with_capacity(4);
+    let mut tag = |key, value| tags.push(Tag { key, value });
+    tag("http.method", method(call.method));
+    tag("url", url(scheme, call.peer, call.path));
+    if fixed.status != 0 && call.error.is_none() {
+        tag("http.status_code", fixed.status.to_string());
+        if fixed.response_bytes > 0 {
+            tag("http.response.bytes", fixed.response_bytes.to_string());
+        }
+    }
+    if debug_tags {
+        tag("skyprobe.goroutine", fixed.goid.to_string());
+        tag("skyprobe.parent", parent(fixed.parent).to_owned());
+        tag("skyprobe.propagation", outcome(fixed.propagation).to_owned());
+        if fixed.flags & CALL_TRUNCATED != 0 {
+            tag("skyprobe.path", "truncated".to_owned());
+        }
+    }
+
+    let mut logs = Vec::new();
+    if let Some(error) = &call.error {
+        let error = go_error::describe(error, fixed.header.tgid, names);
+        let data = vec![
+            ("event", "error".to_owned()),
+            ("error.kind", error.kind),
+            ("message", error.message),
+        ];
+        logs.push(SpanLog {
+            time_ns: end_ns,
+            data,
+        });
+    }
+
+    Span {
+        id: i32::try_from(fixed.span_id).unwrap_or(i32::MAX),
+        parent_id: 0,
+        start_ns,
+        end_ns,
+        kind: SpanKind::Exit,
+        component: Component::GoHttpClient,
+        operation,
+        peer: lossy(call.peer),
+        is_error: call.error.is_some() || fixed.status >= 400,
+        references: Vec::new(),
+        tags,
+        logs,
+        skip_analysis: false,
+    }
+}
+
+const fn parent(found: ParentFound) -> &'static str {
+    match found {
+        ParentFound::None => "none",
+        ParentFound::Context => "context",
+        ParentFound::Goroutine => "goroutine",
+        ParentFound::Ancestry => "ancestry",
+    }
+}
+
+const fn outcome(number: u32) -> &'static str {
+    match Outcome::from_number(number) {
+        Some(Outcome::Off) => "off",
+        Some(Outcome::NotSeen) => "not_seen",
+        Some(Outcome::Inserted) => "inserted",
+        Some(Outcome::Replaced) => "replaced",
+        Some(Outcome::Present) => "present",
+        Some(Outcome::Encrypted) => "encrypted",
+        Some(Outcome::UnknownConnection) => "unknown_connection",
+        Some(Outcome::NoRequestLine) => "no_request_line",
+        Some(Outcome::Refused) => "refused",
+        Some(Outcome::TooLong) => "too_long",
+        Some(Outcome::NoConnection) => "no_connection",
+        None => "unknown",
+    }
+}
