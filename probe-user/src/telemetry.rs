@@ -4,12 +4,12 @@
 //! segments exported + segments lost, each under one [`Loss`].
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use probe_common::loss::LossReason;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// Why something did not arrive, in user space. The kernel side has its own list, [`LossReason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +122,17 @@ pub struct Telemetry {
     exported: Counter,
     lost: [Counter; Loss::ALL.len()],
     kernel: [AtomicU64; LossReason::ALL.len()],
+    /// The tracer's own list, by name: it is pure, and hands its sums over now and then.
+    tracer: Mutex<Vec<TracerLoss>>,
+}
+
+/// What the tracer could not do as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TracerLoss {
+    pub name: &'static str,
+    /// Whether a span is missing because of it; otherwise it is only reported differently.
+    pub loses_span: bool,
+    pub count: u64,
 }
 
 impl Telemetry {
@@ -150,6 +161,24 @@ impl Telemetry {
         }
     }
 
+    /// What the tracer has lost since the start, under the name it gives it.
+    pub fn tracer_lost(&self, name: &'static str, loses_span: bool, total: u64) {
+        let mut losses = self.tracer();
+        match losses.iter_mut().find(|loss| loss.name == name) {
+            Some(loss) => loss.count = loss.count.max(total),
+            None => losses.push(TracerLoss {
+                name,
+                loses_span,
+                count: total,
+            }),
+        }
+    }
+
+    fn tracer(&self) -> MutexGuard<'_, Vec<TracerLoss>> {
+        // Nobody panics while holding it, and if so the numbers are still numbers.
+        self.tracer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All counters, as they stand.
     pub fn account(&self) -> Account {
         let lost = Loss::ALL
@@ -164,6 +193,7 @@ impl Telemetry {
             produced: self.produced.read(),
             exported: self.exported.read(),
             lost: lost.collect(),
+            tracer: self.tracer().clone(),
             kernel: kernel.collect(),
         }
     }
@@ -176,6 +206,8 @@ pub struct Account {
     pub exported: Tally,
     /// Every loss of user space, those that never happened too.
     pub lost: Vec<(Loss, Tally)>,
+    /// Every loss of the tracer, likewise, once it has told them.
+    pub tracer: Vec<TracerLoss>,
     /// Every loss of the kernel side, likewise.
     pub kernel: Vec<(LossReason, u64)>,
 }
@@ -215,6 +247,7 @@ impl fmt::Display for Account {
             produced,
             exported,
             lost,
+            tracer,
             kernel,
         } = self;
         let gone = self.lost_after_production();
@@ -228,6 +261,15 @@ impl fmt::Display for Account {
             if tally.segments > 0 {
                 write!(f, " in {} segments", tally.segments)?;
             }
+        }
+        for &TracerLoss {
+            name,
+            loses_span,
+            count,
+        } in tracer.iter().filter(|loss| loss.count > 0)
+        {
+            let what = if loses_span { "spans" } else { "times" };
+            write!(f, "\nlost in the tracer: {name} {count} {what}")?;
         }
         for (reason, count) in kernel.iter().filter(|(_, count)| *count > 0) {
             let what = if reason.loses_span() { "spans" } else { "links" };
@@ -253,16 +295,43 @@ pub async fn watch(telemetry: Arc<Telemetry>) {
             .iter()
             .zip(&seen.lost)
             .map(|((loss, tally), (_, before))| {
-                ("user", loss.name(), tally.spans.saturating_sub(before.spans))
+                (
+                    "user",
+                    loss.name(),
+                    true,
+                    tally.spans.saturating_sub(before.spans),
+                )
             });
+        let tracer = account.tracer.iter().map(|loss| {
+            let before = seen.tracer.iter().find(|before| before.name == loss.name);
+            let before = before.map_or(0, |before| before.count);
+            (
+                "tracer",
+                loss.name,
+                loss.loses_span,
+                loss.count.saturating_sub(before),
+            )
+        });
         let kernel = account
             .kernel
             .iter()
             .zip(&seen.kernel)
-            .map(|((reason, count), (_, before))| ("kernel", reason.name(), count.saturating_sub(*before)));
-        for (side, reason, grown) in user.chain(kernel) {
-            if let Some(count) = quiet.admit_many((side, reason), grown, now) {
-                warn!(side, reason, count, "Lost");
+            .map(|((reason, count), (_, before))| {
+                (
+                    "kernel",
+                    reason.name(),
+                    reason.loses_span(),
+                    count.saturating_sub(*before),
+                )
+            });
+        for (side, reason, loses_span, grown) in user.chain(tracer).chain(kernel) {
+            let Some(count) = quiet.admit_many((side, reason), grown, now) else {
+                continue;
+            };
+            if loses_span {
+                warn!(side, reason, count, "Spans lost");
+            } else {
+                info!(side, reason, count, "Spans not linked or named as they should be");
             }
         }
         seen = account;
@@ -382,6 +451,9 @@ mod tests {
                 spans: 3,
             },
         );
+        telemetry.tracer_lost("call_late", false, 1);
+        telemetry.tracer_lost("call_late", false, 2);
+        telemetry.tracer_lost("name_overflow", false, 0);
         telemetry.kernel_lost(LossReason::RingFull, 4);
         telemetry.kernel_lost(LossReason::RingFull, 2);
         telemetry.kernel_lost(LossReason::PropagationEncrypted, 1);
@@ -389,6 +461,7 @@ mod tests {
             telemetry.account().to_string(),
             "9 spans in 3 segments: 6 spans in 2 segments exported, 3 spans in 1 segments lost\n\
              lost in user space: oap_refused 3 spans in 1 segments\n\
+             lost in the tracer: call_late 2 times\n\
              lost in the kernel: ring_full 4 spans\n\
              lost in the kernel: propagation_encrypted 1 links"
         );
@@ -412,7 +485,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn losses_are_logged_at_once_then_once_a_minute() {
         #[derive(Clone, Default)]
-        struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+        struct Log(Arc<Mutex<Vec<u8>>>);
         impl std::io::Write for Log {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
                 self.0.lock().expect("nobody panics with it").write(bytes)
@@ -450,6 +523,7 @@ mod tests {
                     },
                 );
                 telemetry.kernel_lost(LossReason::RingFull, 7 + second / 100);
+                telemetry.tracer_lost("call_late", false, 3);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
@@ -463,6 +537,11 @@ mod tests {
         assert_eq!(queue_full.len(), 2, "{text}");
         assert_eq!(
             text.lines().filter(|line| line.contains("ring_full")).count(),
+            1,
+            "{text}"
+        );
+        assert_eq!(
+            text.lines().filter(|line| line.contains("call_late")).count(),
             1,
             "{text}"
         );
