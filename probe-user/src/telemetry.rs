@@ -528,6 +528,8 @@ mod tests {
             }
         };
         tokio::select! {
+            // The watch is there before the first loss.
+            biased;
             () = watch(Arc::clone(&telemetry)) => {}
             () = lose => {}
         }
