@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Toolchain => toolchain::install().map(|()| ExitCode::SUCCESS),
         Command::Build => build::release().map(|_| ExitCode::SUCCESS),
-        Command::Test(options) => test::run(&options),
+        Command::Test(options) => Ok(test::run(&options)),
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Oap { version } => oap::run(&version, oap::Ports::CUSTOMARY).map(|()| ExitCode::SUCCESS),
     };

@@ -41,9 +41,28 @@ pub struct Options {
     pub filter: Option<String>,
 }
 
-/// Runs everything and prints the counts; fails when one thing failed.
-pub fn run(options: &Options) -> Result<ExitCode> {
+/// Runs everything and prints the counts, whatever happens; fails when one thing failed.
+pub fn run(options: &Options) -> ExitCode {
     let mut counts = Counts::default();
+    if let Err(error) = run_all(options, &mut counts) {
+        counts.check("cargo xtask test", Err(error));
+    }
+    for failure in &counts.failures {
+        println!("failed: {failure}");
+    }
+    for skip in &counts.skips {
+        println!("skipped: {skip}");
+    }
+    step("done");
+    println!("{counts}");
+    if counts.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run_all(options: &Options, counts: &mut Counts) -> Result<()> {
     toolchain::install()?;
     if options.filter.is_none() {
         toolchain::lints()?;
@@ -77,31 +96,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             binary.target.clone(),
         )
     });
-
     for binary in &binaries {
+        run_binary(binary, options, &skyprobe, counts)?;
         if stopping() {
-            bail!("interrupted; so far {counts}");
+            bail!("interrupted");
         }
-        run_binary(binary, options, &skyprobe, &mut counts)?;
     }
     if options.filter.is_none() {
         step("running the examples in the documentation");
-        run_documentation(&mut counts)?;
+        run_documentation(counts)?;
     }
-
-    for failure in &counts.failures {
-        println!("failed: {failure}");
-    }
-    for skip in &counts.skips {
-        println!("skipped: {skip}");
-    }
-    step("done");
-    println!("{counts}");
-    Ok(if counts.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(())
 }
 
 /// One built test binary.

@@ -262,7 +262,14 @@ pub fn apt_install<P: AsRef<str>>(packages: &[P], what_for: &str) -> Result<()> 
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command.args(["--quiet", "--quiet", "-o", "DPkg::Lock::Timeout=300"]);
+    command.args([
+        "--quiet",
+        "--quiet",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "-o",
+        "Dpkg::Use-Pty=0",
+    ]);
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null());

@@ -14,7 +14,14 @@ pub(super) struct SourceFile {
 /// Every text file that is in git, or would be with `git add`.
 pub(super) fn all() -> Vec<SourceFile> {
     // A clone may belong to another user than the root that runs the tests.
-    let list = ["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"];
+    let list = [
+        "-c",
+        "safe.directory=*",
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ];
     let output = Command::new("git")
         .args(list)
         .current_dir(root())
