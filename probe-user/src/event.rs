@@ -13,7 +13,7 @@ use probe_common::{
 use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
 /// A record understood.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// A process replaced its program.
     ProcessExec(ProcessEvent),
@@ -41,11 +41,11 @@ pub struct Request<'a> {
 }
 
 /// A call sent, with its strings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Call<'a> {
     pub fixed: CallEvent,
-    /// Of a failed call.
-    pub error: Option<ErrorSnapshot>,
+    /// Of a failed call; boxed, for it is long and seldom there.
+    pub error: Option<Box<ErrorSnapshot>>,
     pub method: &'a [u8],
     pub scheme: &'a [u8],
     pub peer: &'a [u8],
@@ -113,7 +113,7 @@ fn call(record: &[u8]) -> Result<Call<'_>, Undecodable> {
     if fixed.flags & CALL_FAILED != 0 {
         let (snapshot, strings) =
             ErrorSnapshot::try_read_from_prefix(rest).map_err(|_short| Undecodable::Short)?;
-        error = Some(snapshot);
+        error = Some(Box::new(snapshot));
         rest = strings;
     }
     let mut strings = Strings(rest);

@@ -6,6 +6,7 @@
 pub mod json;
 pub mod output;
 pub mod skywalking;
+pub mod text;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -150,7 +150,7 @@ mod tests {
         };
         const BYTES: &[u8] = b"--01289Aaz+/==_ \xff";
         let mut accepted = 0;
-        for round in 0..200_000 {
+        for round in 0..50_000 {
             let mut value = REAL.as_bytes().to_vec();
             if round % 50 == 0 {
                 // Long fields, around the bounds.
@@ -183,8 +183,8 @@ mod tests {
             accepted += usize::from(scanned);
         }
         assert!(
-            (20_000..180_000).contains(&accepted),
-            "{accepted} of 200000: both answers must be tried"
+            (5_000..45_000).contains(&accepted),
+            "{accepted} of 50000: both answers must be tried"
         );
     }
 

@@ -327,7 +327,7 @@ mod tests {
         let Event::GoNetHttpCall(call) = decode(&bytes).unwrap() else {
             panic!("not a call")
         };
-        let mut snapshot = call.error.unwrap();
+        let mut snapshot = *call.error.unwrap();
         snapshot.values[0].text_len = u32::MAX;
         assert_eq!(
             describe(&snapshot, 7, &Recording(types)).message,
