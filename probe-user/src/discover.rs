@@ -4,4 +4,7 @@ pub mod elf;
 pub mod go;
 pub mod pclntab;
 pub mod process;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod select;
+pub mod types;

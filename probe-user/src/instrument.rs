@@ -18,6 +18,7 @@ use self::{
 use crate::discover::{
     go::{BinaryError, GoBinary, GoVersion},
     pclntab::{Found, Function},
+    types::types_field,
 };
 
 /// A library's manifest.
@@ -122,8 +123,12 @@ pub enum RefusalReason {
     Site(#[from] SiteError),
     #[error("the function's code cannot be read")]
     Unreadable,
-    #[error("the offset of {} is not known for this Go version and the binary has no DWARF", offset::name(*.0))]
-    UnknownOffset(GoField),
+    #[error(
+        "the offset of {} is not in the binary's DWARF, and Go {version} was not measured{}",
+        offset::name(*field),
+        newest_measured()
+    )]
+    UnknownOffset { field: GoField, version: GoVersion },
     #[error("{0} has no site, and without it this {1} cannot be traced")]
     PartRefused(&'static str, Part),
 }
@@ -151,6 +156,10 @@ pub fn programs() -> impl Iterator<Item = &'static str> {
     programs.sort_unstable();
     programs.dedup();
     programs.into_iter()
+}
+
+fn newest_measured() -> String {
+    offset::newest_measured().map_or_else(String::new, |newest| format!(" (the newest is {newest})"))
 }
 
 /// What a binary offers.
@@ -193,7 +202,7 @@ pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
         offsets: structs.offsets(),
         offset_sources: structs.sources(),
         goidgen: goidgen(binary, &found),
-        types: None,
+        types: types(binary),
         already_traced: found.prefixed.as_deref().and_then(agent_name),
     };
     for part in Part::ALL {
@@ -282,7 +291,7 @@ fn place(
             .any(|(source_field, source)| source_field == *field && *source == OffsetSource::Unknown)
     };
     if let Some(field) = go::runtime::NEEDS.iter().chain(hook.needs).find(unknown) {
-        return Err((symbol, RefusalReason::UnknownOffset(*field)));
+        return Err((symbol, RefusalReason::UnknownOffset { field: *field, version: binary.go_version }));
     }
     let offset = binary.elf().file_offset(function.address);
     let (Some(body), Some(offset)) = (body(binary, function), offset) else {
@@ -314,6 +323,15 @@ fn body(binary: &GoBinary, function: &Function) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Where the names of types count from.
+fn types(binary: &GoBinary) -> Option<u64> {
+    let field = types_field(binary.go_version)?;
+    let mut word = [0; 8];
+    binary.elf().read_relocated(binary.moduledata?.checked_add(field)?, &mut word).ok()?;
+    let types = u64::from_le_bytes(word);
+    binary.elf().segment(types).is_some_and(|segment| !segment.executable).then_some(types)
+}
+
 fn goidgen(binary: &GoBinary, found: &Found) -> Option<u64> {
     let function = found.function(go::runtime::NEWPROC)?;
     let address = site::goidgen(binary.architecture, function.address, &body(binary, function)?)?;
@@ -329,61 +347,12 @@ fn goidgen(binary: &GoBinary, found: &Found) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, process::Command};
+    use std::path::Path;
+
+    use object::{Object as _, ObjectSymbol as _};
 
     use super::*;
-
-    const SERVER_AND_CLIENT: &str = r#"package main
-
-import (
-	"io"
-	"net/http"
-	"os"
-)
-
-func main() {
-	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if response, err := http.Get(r.URL.Query().Get("next")); err == nil {
-			io.Copy(w, response.Body)
-		}
-	})
-	http.ListenAndServe(os.Args[1], nil)
-}
-"#;
-    const CLIENT: &str = r#"package main
-
-import (
-	"net/http"
-	"os"
-)
-
-func main() { http.Get(os.Args[1]) }
-"#;
-
-    /// Builds a program with the machine's Go.
-    fn build(directory: &Path, source: &str, arguments: &[&str], environment: &[(&str, &str)]) -> GoBinary {
-        std::fs::write(directory.join("main.go"), source).unwrap();
-        std::fs::write(directory.join("go.mod"), "module example/web\n\ngo 1.19\n").unwrap();
-        let output = Command::new("go")
-            .current_dir(directory)
-            .envs([
-                ("CGO_ENABLED", "0"),
-                ("GOTOOLCHAIN", "local"),
-                ("GOFLAGS", "-buildvcs=false"),
-            ])
-            .envs(environment.iter().copied())
-            .args(["build", "-o", "program"])
-            .args(arguments)
-            .arg(".")
-            .output()
-            .expect("these tests build Go programs: install Go");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        GoBinary::open(&directory.join("program")).unwrap()
-    }
+    use crate::discover::sample::{CLIENT, SERVER_AND_CLIENT, VARIANTS, build, build_variant};
 
     /// The programs with their places, each once.
     fn places(plan: &Plan) -> Vec<(&'static str, Place)> {
@@ -392,30 +361,49 @@ func main() { http.Get(os.Args[1]) }
         places
     }
 
-    const EVERYTHING: [(&str, Place); 6] = [
+    const EVERYTHING: [(&str, Place); 7] = [
         ("go_net_http_serve_http", Place::StackCheck),
         ("go_net_http_finish_request", Place::StackCheck),
+        ("go_net_http_hijack", Place::StackCheck),
         ("go_net_http_conn_close", Place::StackCheck),
         ("go_net_http_round_trip", Place::StackCheck),
         ("go_net_http_round_trip_return", Place::Return),
         ("go_net_http_persist_conn_round_trip", Place::StackCheck),
     ];
 
+    /// The address that the symbol table has for `runtime.sched.goidgen`.
+    fn goidgen_by_name(binary: &GoBinary) -> u64 {
+        let bytes = std::fs::read(&binary.path).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let sched = file.symbols().find(|symbol| symbol.name() == Ok("runtime.sched")).unwrap().address();
+        let field = ("runtime.schedt", "goidgen");
+        sched + offset::dwarf::find(binary.elf(), &[field]).unwrap()[&field]
+    }
+
     #[test]
-    fn every_hook_has_its_place_with_dwarf() {
+    fn every_hook_has_its_place_however_the_program_is_built() {
         let directory = tempfile::tempdir().unwrap();
-        for arguments in [&[][..], &["-buildmode=pie"], &["-ldflags=-compressdwarf=false"]] {
-            let binary = build(directory.path(), SERVER_AND_CLIENT, arguments, &[]);
+        let mut with_dwarf = None;
+        for variant in VARIANTS {
+            let binary = build_variant(directory.path(), SERVER_AND_CLIENT, variant);
             let plan = plan(&binary).unwrap();
-            assert_eq!(places(&plan), EVERYTHING, "{arguments:?}");
-            assert!(
-                plan.offset_sources
-                    .iter()
-                    .all(|(_, source)| *source == OffsetSource::Dwarf)
-            );
-            assert_eq!(plan.offsets.get(GoField::RequestUrl), Some(16));
-            assert!(plan.goidgen.is_some());
-            assert_eq!(plan.refusals.iter().filter_map(Refusal::loss).count(), 0);
+            let name = variant.0;
+            assert_eq!(places(&plan), EVERYTHING, "{name}");
+            assert_eq!(plan.refusals, [], "{name}");
+            assert!(plan.sites.iter().all(|site| site.emulated == (site.place == Place::StackCheck)), "{name}");
+            assert!(plan.goidgen.is_some() && plan.types.is_some(), "{name}");
+            assert_eq!((binary.stripped, binary.pie), (name.contains("stripped"), name.contains("PIE")), "{name}");
+            assert_eq!(binary.externally_linked, Some(variant.2), "{name}");
+            assert!(binary.build_id.is_some(), "{name}");
+            if binary.stripped {
+                // The table has been measured on another build, and says the same.
+                assert!(plan.offset_sources.iter().all(|(_, source)| matches!(source, OffsetSource::Table(_))));
+                assert_eq!(Some(plan.offsets), with_dwarf, "{name}");
+            } else {
+                assert!(plan.offset_sources.iter().all(|(_, source)| *source == OffsetSource::Dwarf), "{name}");
+                assert_eq!(plan.goidgen, Some(goidgen_by_name(&binary)), "{name}");
+                with_dwarf = Some(plan.offsets);
+            }
         }
     }
 
@@ -423,22 +411,84 @@ func main() { http.Get(os.Args[1]) }
     fn a_program_without_a_server_keeps_its_client() {
         let directory = tempfile::tempdir().unwrap();
         let plan = plan(&build(directory.path(), CLIENT, &[], &[])).unwrap();
-        assert_eq!(places(&plan), EVERYTHING[3..]);
+        assert_eq!(places(&plan), EVERYTHING[4..]);
         assert_eq!(plan.absent, [Part::Server]);
         assert_eq!(plan.refusals, []);
     }
 
     #[test]
+    fn a_program_with_an_agent_is_known_by_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let tracer = directory.path().join("go2sky");
+        std::fs::create_dir(&tracer).unwrap();
+        std::fs::write(tracer.join("go.mod"), "module github.com/SkyAPM/go2sky\n").unwrap();
+        let source = "package go2sky\n\n//go:noinline\nfunc NewTracer() { println(1) }\n";
+        std::fs::write(tracer.join("tracer.go"), source).unwrap();
+        std::fs::write(directory.path().join("go.work"), "go 1.19\nuse (\n\t.\n\t./go2sky\n)\n").unwrap();
+        let main = "package main\n\nimport \"github.com/SkyAPM/go2sky\"\n\nfunc main() { go2sky.NewTracer() }\n";
+        let plan = plan(&build(directory.path(), main, &[], &[])).unwrap();
+        assert_eq!(plan.already_traced.as_deref(), Some("go2sky"));
+        assert_eq!(plan.absent, Part::ALL);
+    }
+
+    #[test]
     fn arm64_binaries_are_understood() {
         let directory = tempfile::tempdir().unwrap();
-        let plan = plan(&build(
-            directory.path(),
-            SERVER_AND_CLIENT,
-            &[],
-            &[("GOARCH", "arm64")],
-        ))
-        .unwrap();
+        let plan = plan(&build(directory.path(), SERVER_AND_CLIENT, &[], &[("GOARCH", "arm64")])).unwrap();
         assert_eq!(places(&plan), EVERYTHING);
         assert!(plan.sites.iter().all(|site| site.emulated));
+    }
+
+    #[test]
+    fn a_damaged_binary_is_refused_or_read_but_never_a_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        let binary = build_variant(directory.path(), SERVER_AND_CLIENT, VARIANTS[4]);
+        let whole = std::fs::read(&binary.path).unwrap();
+        let read = |bytes: Vec<u8>| {
+            GoBinary::from_bytes(Path::new("damaged"), bytes).and_then(|binary| plan(&binary))
+        };
+        for part in 0..40 {
+            let length = whole.len() * part / 40;
+            // The last parts are data that nobody needs.
+            assert!(read(whole[..length].to_vec()).is_err() || part > 30, "cut to {length} bytes");
+        }
+        // Where it hurts: headers, build information, the function table's head, moduledata, names and bodies.
+        let elf = binary.elf();
+        let table = elf.file_offset(binary.function_table()).unwrap();
+        let moduledata = elf.file_offset(binary.moduledata.unwrap()).unwrap();
+        let sections = u64::from_le_bytes(whole[40..48].try_into().unwrap());
+        let buildinfo = elf.section(".go.buildinfo").unwrap().offset;
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let (mut refused, mut planned) = (0, 0);
+        for start in [0, 64, sections, buildinfo, table, table + 0x1000, table + 0x10_0000, moduledata] {
+            for _ in 0..12 {
+                let mut bytes = whole.clone();
+                for _ in 0..3 {
+                    let at = start as usize + (random() % 256) as usize;
+                    bytes[at] ^= 1 << (random() % 8);
+                }
+                match read(bytes) {
+                    Ok(_) => planned += 1,
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(refused > 0 && planned > 0, "{refused} refused, {planned} planned");
+    }
+
+    #[test]
+    fn every_field_is_asked_for_by_a_hook() {
+        let hooks = go::LIBRARIES.iter().flat_map(|library| library.hooks);
+        let mut asked: Vec<GoField> = hooks.flat_map(|hook| hook.needs.iter().chain(hook.wants)).copied().collect();
+        asked.extend(go::runtime::NEEDS.iter().chain(go::runtime::ANCESTRY));
+        for field in GoField::ALL {
+            assert!(asked.contains(field), "{field:?} is in the table and nobody reads it");
+        }
     }
 }

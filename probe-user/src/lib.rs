@@ -17,6 +17,7 @@ pub mod discover;
 pub mod doctor;
 pub mod event;
 pub mod export;
+pub mod inspect;
 pub mod instrument;
 pub mod kernel;
 pub mod naming;

@@ -9,7 +9,7 @@ use std::{
 
 use probe_user::{
     config::{self, ConfigError, Invocation, LogLevel},
-    doctor,
+    doctor, inspect,
 };
 use tracing::level_filters::LevelFilter;
 
@@ -49,7 +49,12 @@ fn carry_out(invocation: Invocation) -> Result<ExitCode, Failure> {
                 ExitCode::FAILURE
             })
         }
-        Invocation::Inspect { .. } => Err(Failure::Other("`inspect` is not part of this build".into())),
+        Invocation::Inspect { subject, json } => {
+            let mut told = Vec::new();
+            inspect::run(&subject, json, &mut told).map_err(|error| Failure::Other(error.into()))?;
+            print(|out| out.write_all(&told))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Invocation::Run(config) => {
             doctor::preflight().map_err(|unfit| Failure::Other(unfit.into()))?;
             log_to_stderr(config.log);

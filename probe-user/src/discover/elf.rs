@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use object::elf::NoteType;
 use object::{LittleEndian as LE, elf, pod};
 use thiserror::Error;
 
@@ -470,7 +471,7 @@ impl Elf {
     }
 
     /// The description of the first note of this owner and type.
-    pub fn note(&self, owner: &[u8], kind: elf::NoteType) -> Option<Vec<u8>> {
+    pub fn note(&self, owner: &[u8], kind: NoteType) -> Option<Vec<u8>> {
         self.notes.iter().find_map(|(offset, size_bytes)| {
             let bytes = self.bytes(*offset, (*size_bytes).min(4096), "a note").ok()?;
             find_note(&bytes, owner, kind.0)
@@ -488,7 +489,7 @@ fn find_note(mut bytes: &[u8], owner: &[u8], kind: u32) -> Option<Vec<u8>> {
         let name = rest.get(..name_bytes)?;
         let rest = rest.get(name_bytes.checked_next_multiple_of(4)?..)?;
         let text = rest.get(..text_bytes)?;
-        if found == kind && name.strip_suffix(b"\0").unwrap_or(name) == owner {
+        if found == kind && name.split(|byte| *byte == 0).next() == Some(owner) {
             return Some(text.to_vec());
         }
         bytes = rest.get(text_bytes.checked_next_multiple_of(4)?..)?;

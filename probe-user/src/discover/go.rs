@@ -217,6 +217,11 @@ impl GoBinary {
         Arc::clone(&self.elf)
     }
 
+    /// Address of the function table, before the load bias.
+    pub fn function_table(&self) -> u64 {
+        self.pclntab.address
+    }
+
     pub fn function_count(&self) -> u64 {
         self.pclntab.function_count()
     }

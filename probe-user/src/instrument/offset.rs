@@ -1,8 +1,10 @@
 //! Offsets of Go struct fields: from the binary's DWARF, else from the table of measured versions, else unknown.
 //!
-//! Nothing is carried over to a minor version that was not measured.
+//! Nothing is carried over to a minor version that was not measured. A later patch release of a measured minor
+//! version is taken to have its layout, and the source names the release that was measured.
 
 pub mod dwarf;
+mod table;
 
 use probe_common::field::{GoField, Offsets};
 
@@ -13,7 +15,7 @@ use crate::discover::go::{GoBinary, GoVersion};
 pub enum OffsetSource {
     /// The binary's own debugging information.
     Dwarf,
-    /// Measured on a build with this Go, which has the same minor version as the binary's.
+    /// The table; the release is the one that was measured, of the same minor version as the binary's.
     Table(GoVersion),
     /// The field came with a later Go.
     NotYet,
@@ -40,6 +42,11 @@ pub fn name(field: GoField) -> String {
     format!("{package}.{strukt}.{field}")
 }
 
+/// The newest Go that was measured.
+pub fn newest_measured() -> Option<GoVersion> {
+    table::newest()
+}
+
 /// The offsets of one binary.
 #[derive(Clone, Debug)]
 pub struct StructOffsets {
@@ -62,18 +69,21 @@ impl StructOffsets {
             .map(|(name, field)| (name.as_str(), *field))
             .collect();
         let dwarf = dwarf::find(binary.elf(), &names).unwrap_or_default();
-        let fields = GoField::ALL.iter().zip(&names).map(|(field, name)| {
-            let found = dwarf.get(name).and_then(|offset| u16::try_from(*offset).ok());
-            let source = match found {
-                Some(_) => OffsetSource::Dwarf,
-                None if since(*field).is_some_and(|since| binary.go_version < since) => OffsetSource::NotYet,
-                None => OffsetSource::Unknown,
-            };
-            (*field, found, source)
+        let measured = table::measured(binary.go_version);
+        let fields = GoField::ALL.iter().zip(&names).map(|(field, path)| {
+            if let Some(offset) = dwarf.get(path).and_then(|offset| u16::try_from(*offset).ok()) {
+                return (*field, Some(offset), OffsetSource::Dwarf);
+            }
+            if since(*field).is_some_and(|since| binary.go_version < since) {
+                return (*field, None, OffsetSource::NotYet);
+            }
+            let measured = measured.and_then(|row| Some((row.version()?, row.offset(&name(*field))?)));
+            match measured {
+                Some((version, offset)) => (*field, Some(offset), OffsetSource::Table(version)),
+                None => (*field, None, OffsetSource::Unknown),
+            }
         });
-        Self {
-            fields: fields.collect(),
-        }
+        Self { fields: fields.collect() }
     }
 
     pub fn offsets(&self) -> Offsets {

@@ -1,0 +1,233 @@
+//! `cargo xtask offsets`: builds a small Go program with every Go release there is to have, reads the offsets of
+//! struct fields from its DWARF by skyprobe's own reader, and writes the table that is used for stripped binaries.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    build::{self, cargo},
+    go::{self, Go},
+    process::check,
+    step::step,
+    toolchain,
+};
+
+/// Every function that is hooked, and every struct that is read, is in it.
+const PROGRAM: &str = r#"package main
+
+import (
+	"io"
+	"net/http"
+	"os"
+)
+
+func main() {
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/taken" {
+			w.(http.Hijacker).Hijack()
+			return
+		}
+		if response, err := http.Get(r.URL.Query().Get("next")); err == nil {
+			io.Copy(w, response.Body)
+		}
+	})
+	http.ListenAndServe(os.Args[1], nil)
+}
+"#;
+
+/// The oldest and newest minor version that are measured.
+const MINORS: std::ops::RangeInclusive<u32> = 19..=27;
+
+type Offsets = BTreeMap<String, u16>;
+
+#[derive(Serialize)]
+struct Table {
+    rows: Vec<Row>,
+}
+
+/// What holds from one release to the next row's.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Row {
+    from: String,
+    /// The releases that were measured.
+    measured: Vec<String>,
+    offsets: Offsets,
+}
+
+#[derive(Deserialize)]
+struct Inspected {
+    hooks: Vec<Hook>,
+    offsets: Vec<Offset>,
+}
+
+#[derive(Deserialize)]
+struct Hook {
+    program: String,
+    symbol: String,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Offset {
+    field: String,
+    offset: Option<u16>,
+    source: String,
+}
+
+/// Measures everything anew.
+pub fn run() -> Result<()> {
+    toolchain::install()?;
+    step("building skyprobe, whose reader is used");
+    check(cargo().args(["build", "--locked", "--package", "probe-user", "--bin", "skyprobe"]))?;
+    let skyprobe = build::target_directory().join("debug/skyprobe");
+    let folder = tempfile::tempdir().context("make a temporary directory")?;
+    fs::write(folder.path().join("main.go"), PROGRAM)?;
+    fs::write(folder.path().join("go.mod"), "module example/web\n\ngo 1.19\n")?;
+    let releases = go::releases()?;
+    let mut rows = Vec::new();
+    for minor in MINORS {
+        let of_minor: Vec<&String> =
+            releases.iter().filter(|release| go::numbers(release).is_some_and(|found| found.0 == minor)).collect();
+        if of_minor.is_empty() {
+            step(format!("Go 1.{minor} cannot be had: it has no row"));
+            continue;
+        }
+        rows.extend(measure_minor(minor, &of_minor, &mut |release| {
+            let go = go::go_command(release)?;
+            measure(&go, folder.path(), &skyprobe).with_context(|| format!("measure Go {release}"))
+        })?);
+    }
+    let place = table();
+    let mut json = serde_json::to_string_pretty(&Table { rows })?;
+    json.push('\n');
+    fs::write(&place, json).with_context(|| format!("write {}", place.display()))?;
+    step(format!("wrote {}", place.display()));
+    Ok(())
+}
+
+fn table() -> PathBuf {
+    build::root().join("probe-user/src/instrument/offsets.json")
+}
+
+/// The rows of one minor version: one where its oldest and newest release agree, else where they part is sought.
+fn measure_minor(
+    minor: u32,
+    releases: &[&String],
+    measure: &mut impl FnMut(&str) -> Result<Offsets>,
+) -> Result<Vec<Row>> {
+    let (first, last) = (releases.first().context("no release")?, releases.last().context("no release")?);
+    let oldest = measure(first)?;
+    let newest = if first == last { oldest.clone() } else { measure(last)? };
+    let mut rows = vec![Row {
+        from: format!("1.{minor}.0"),
+        measured: vec![(*first).clone()],
+        offsets: oldest,
+    }];
+    let mut from = 0;
+    while rows.last().is_some_and(|row| row.offsets != newest) {
+        let current = rows.last().map(|row| row.offsets.clone()).unwrap_or_default();
+        // The first release that differs lies after `same` and not after `other`.
+        let (mut same, mut other) = (from, releases.len() - 1);
+        let mut offsets = newest.clone();
+        while other - same > 1 {
+            let middle = same.midpoint(other);
+            let release = releases.get(middle).context("no release")?;
+            let measured = measure(release)?;
+            if measured == current {
+                same = middle;
+            } else {
+                (other, offsets) = (middle, measured);
+            }
+        }
+        let release = (*releases.get(other).context("no release")?).clone();
+        rows.push(Row {
+            from: release.clone(),
+            measured: vec![release],
+            offsets,
+        });
+        from = other;
+    }
+    if let Some(row) = rows.last_mut()
+        && row.measured.last() != Some(*last)
+    {
+        row.measured.push((*last).clone());
+    }
+    Ok(rows)
+}
+
+fn measure(go: &Go, folder: &Path, skyprobe: &Path) -> Result<Offsets> {
+    step(format!("measuring Go {}", go.version));
+    check(
+        Command::new(&go.command)
+            .args(["build", "-o", "program", "."])
+            .current_dir(folder)
+            .env("GOTOOLCHAIN", "local")
+            .env("GOFLAGS", "-buildvcs=false")
+            .env("CGO_ENABLED", "0")
+            .env_remove("GOROOT"),
+    )?;
+    let output = Command::new(skyprobe)
+        .args(["inspect", "--json"])
+        .arg(folder.join("program"))
+        .output()
+        .context("run skyprobe inspect")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    let inspected: Inspected = serde_json::from_slice(&output.stdout).context("read the report")?;
+    for hook in &inspected.hooks {
+        let reason = hook.reason.as_deref().unwrap_or_default();
+        ensure!(hook.reason.is_none(), "{} has no site in {}: {reason}", hook.program, hook.symbol);
+    }
+    let mut offsets = Offsets::new();
+    for row in inspected.offsets {
+        match (row.source.as_str(), row.offset) {
+            ("DWARF", Some(offset)) => {
+                offsets.insert(row.field, offset);
+            }
+            ("not in this Go version", _) => {}
+            (source, _) => anyhow::bail!("{} is not in the DWARF ({source})", row.field),
+        }
+    }
+    Ok(offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows for releases whose field lies at these offsets.
+    fn rows(offsets: &[u16]) -> Vec<(String, Vec<String>, u16)> {
+        let releases: Vec<String> = (0..offsets.len()).map(|patch| format!("1.30.{patch}")).collect();
+        let mut measured = 0;
+        let rows = measure_minor(30, &releases.iter().collect::<Vec<_>>(), &mut |release| {
+            measured += 1;
+            let (_, patch) = go::numbers(release).expect("a release");
+            Ok(Offsets::from([("a.b.c".to_owned(), offsets[patch as usize])]))
+        });
+        assert!(measured <= offsets.len() + 2);
+        rows.expect("rows").into_iter().map(|row| (row.from, row.measured, row.offsets["a.b.c"])).collect()
+    }
+
+    #[test]
+    fn a_minor_version_has_a_row_for_each_layout() {
+        let row = |from: &str, measured: &[&str], offset| {
+            (from.to_owned(), measured.iter().map(|release| (*release).to_owned()).collect::<Vec<_>>(), offset)
+        };
+        assert_eq!(rows(&[8]), [row("1.30.0", &["1.30.0"], 8)]);
+        assert_eq!(rows(&[8, 8, 8, 8]), [row("1.30.0", &["1.30.0", "1.30.3"], 8)]);
+        assert_eq!(
+            rows(&[8, 8, 16, 16, 16]),
+            [row("1.30.0", &["1.30.0"], 8), row("1.30.2", &["1.30.2", "1.30.4"], 16)]
+        );
+        assert_eq!(
+            rows(&[8, 16, 16, 24]),
+            [row("1.30.0", &["1.30.0"], 8), row("1.30.1", &["1.30.1"], 16), row("1.30.3", &["1.30.3"], 24)]
+        );
+    }
+}
