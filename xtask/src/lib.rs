@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "a tool that people watch")]
 #![expect(clippy::print_stdout, reason = "its results go to stdout")]
 
+pub mod bench;
 pub mod build;
 pub mod cache;
 pub mod child;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{build, demo, oap, offsets, process, test, toolchain};
+use xtask::{bench, build, demo, oap, offsets, process, test, toolchain};
 
 /// The project's tools
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure the offsets of Go's struct fields in every Go release, and write offsets.json
     Offsets,
+    /// Measure what tracing costs
+    Bench(bench::Options),
     /// Run a real SkyWalking OAP on the loopback address until Ctrl-C
     Oap {
         /// The release; the nearest one where the Maven registry lacks it
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Test(options) => Ok(test::run(&options)),
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Offsets => offsets::run().map(|()| ExitCode::SUCCESS),
+        Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Oap { version } => oap::run(&version, oap::Ports::CUSTOMARY).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
