@@ -81,6 +81,17 @@ impl SegmentReceiver {
         self.segments.blocking_recv()
     }
 
+    /// What waits besides `first`, up to `most` in all, without waiting for more.
+    pub fn with_waiting(&mut self, first: Segment, most: usize) -> Vec<Segment> {
+        let mut batch = vec![first];
+        while batch.len() < most
+            && let Ok(segment) = self.segments.try_recv()
+        {
+            batch.push(segment);
+        }
+        batch
+    }
+
     /// Up to `most` segments: waits for the first, then no longer than `wait` for the others.
     /// `None` when the last sender is gone and the queue is empty.
     pub async fn batch(&mut self, most: usize, wait: Duration) -> Option<Vec<Segment>> {

@@ -198,7 +198,10 @@ fn hooks(plan: &Plan) -> Vec<HookReport> {
                     emulated: site.emulated,
                 })
                 .collect();
-            let refusal = plan.refusals.iter().find(|refusal| refusal.program == hook.program);
+            let refusal = plan
+                .refusals
+                .iter()
+                .find(|refusal| refusal.program == hook.program);
             let absent = plan.absent.contains(&hook.part);
             let reason = match refusal {
                 Some(refusal) => Some(refusal.reason.to_string()),
@@ -238,7 +241,10 @@ fn offsets(plan: &Plan) -> Vec<OffsetReport> {
             OffsetSource::NotYet => ("not in this Go version", None),
             OffsetSource::Unknown => ("unknown", None),
         };
-        let offset = plan.offsets.get(*field).and_then(|offset| u16::try_from(offset).ok());
+        let offset = plan
+            .offsets
+            .get(*field)
+            .and_then(|offset| u16::try_from(offset).ok());
         OffsetReport {
             field: offset::name(*field),
             offset,
@@ -259,24 +265,35 @@ fn verdict(binary: &GoBinary, plan: &Plan) -> Verdict {
         format!("Cannot run here: it is built for {}.", binary.architecture.name())
     } else {
         let mut sentences = vec![parts(server, client, plan)];
-        let losses = plan.refusals.iter().filter(|refusal| refusal.on_missing != OnMissing::Refuse);
-        sentences.extend(losses.filter_map(Refusal::loss).map(|loss| format!("Lost: {loss}.")));
+        let losses = plan
+            .refusals
+            .iter()
+            .filter(|refusal| refusal.on_missing != OnMissing::Refuse);
+        sentences.extend(
+            losses
+                .filter_map(Refusal::loss)
+                .map(|loss| format!("Lost: {loss}.")),
+        );
         if (server && client) && !(plan.goidgen.is_some() && has_ancestry(plan)) {
             sentences.push(
-                "Calls that a request makes from goroutines it starts find it only by their context.".to_owned(),
+                "Calls that a request makes from goroutines it starts find it only by their context."
+                    .to_owned(),
             );
         }
         sentences.join(" ")
     };
-    Verdict { server, client, words }
+    Verdict {
+        server,
+        client,
+        words,
+    }
 }
 
 fn parts(server: bool, client: bool, plan: &Plan) -> String {
     let refused = |part: Part| {
         let refusals = plan.refusals.iter().filter(|refusal| refusal.part == part);
-        let first = refusals.min_by_key(|refusal| {
-            matches!(refusal.reason, instrument::RefusalReason::PartRefused(..))
-        });
+        let first = refusals
+            .min_by_key(|refusal| matches!(refusal.reason, instrument::RefusalReason::PartRefused(..)));
         first.map(|refusal| format!("its {part} cannot be: {}: {}", refusal.symbol, refusal.reason))
     };
     match (server, client) {
@@ -308,7 +325,11 @@ pub fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     line("stripped", yes(report.stripped))?;
     line("PIE", yes(report.pie))?;
     let linker = report.externally_linked.map_or("unknown", |external| {
-        if external { "a C linker (cgo or external linking)" } else { "Go's own" }
+        if external {
+            "a C linker (cgo or external linking)"
+        } else {
+            "Go's own"
+        }
     });
     line("linker", linker)?;
     line("build id", report.build_id.as_deref().unwrap_or("none"))?;
@@ -330,9 +351,19 @@ pub fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out)?;
     for offset in &report.offsets {
-        let value = offset.offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string());
-        let measured = offset.measured.as_ref().map(|version| format!(" of Go {version}")).unwrap_or_default();
-        writeln!(out, "{:<38} {value:>5}  {}{measured}", offset.field, offset.source)?;
+        let value = offset
+            .offset
+            .map_or_else(|| "-".to_owned(), |offset| offset.to_string());
+        let measured = offset
+            .measured
+            .as_ref()
+            .map(|version| format!(" of Go {version}"))
+            .unwrap_or_default();
+        writeln!(
+            out,
+            "{:<38} {value:>5}  {}{measured}",
+            offset.field, offset.source
+        )?;
     }
     writeln!(out)?;
     writeln!(out, "{}", report.verdict.words)
@@ -341,8 +372,16 @@ pub fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 fn write_hook(hook: &HookReport, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{:<38} {}", hook.program, hook.symbol)?;
     for site in &hook.sites {
-        let cost = if site.emulated { "emulated" } else { "single-stepped" };
-        writeln!(out, "{:<38} {} at file offset {:#x}, {cost}", "", site.place, site.file_offset)?;
+        let cost = if site.emulated {
+            "emulated"
+        } else {
+            "single-stepped"
+        };
+        writeln!(
+            out,
+            "{:<38} {} at file offset {:#x}, {cost}",
+            "", site.place, site.file_offset
+        )?;
     }
     if let Some(reason) = &hook.reason {
         writeln!(out, "{:<38} no site: {reason}", "")?;

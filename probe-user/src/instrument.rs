@@ -291,7 +291,13 @@ fn place(
             .any(|(source_field, source)| source_field == *field && *source == OffsetSource::Unknown)
     };
     if let Some(field) = go::runtime::NEEDS.iter().chain(hook.needs).find(unknown) {
-        return Err((symbol, RefusalReason::UnknownOffset { field: *field, version: binary.go_version }));
+        return Err((
+            symbol,
+            RefusalReason::UnknownOffset {
+                field: *field,
+                version: binary.go_version,
+            },
+        ));
     }
     let offset = binary.elf().file_offset(function.address);
     let (Some(body), Some(offset)) = (body(binary, function), offset) else {
@@ -327,9 +333,16 @@ fn body(binary: &GoBinary, function: &Function) -> Option<Vec<u8>> {
 fn types(binary: &GoBinary) -> Option<u64> {
     let field = types_field(binary.go_version)?;
     let mut word = [0; 8];
-    binary.elf().read_relocated(binary.moduledata?.checked_add(field)?, &mut word).ok()?;
+    binary
+        .elf()
+        .read_relocated(binary.moduledata?.checked_add(field)?, &mut word)
+        .ok()?;
     let types = u64::from_le_bytes(word);
-    binary.elf().segment(types).is_some_and(|segment| !segment.executable).then_some(types)
+    binary
+        .elf()
+        .segment(types)
+        .is_some_and(|segment| !segment.executable)
+        .then_some(types)
 }
 
 fn goidgen(binary: &GoBinary, found: &Found) -> Option<u64> {
@@ -375,7 +388,11 @@ mod tests {
     fn goidgen_by_name(binary: &GoBinary) -> u64 {
         let bytes = std::fs::read(&binary.path).unwrap();
         let file = object::File::parse(&*bytes).unwrap();
-        let sched = file.symbols().find(|symbol| symbol.name() == Ok("runtime.sched")).unwrap().address();
+        let sched = file
+            .symbols()
+            .find(|symbol| symbol.name() == Ok("runtime.sched"))
+            .unwrap()
+            .address();
         let field = ("runtime.schedt", "goidgen");
         sched + offset::dwarf::find(binary.elf(), &[field]).unwrap()[&field]
     }
@@ -390,17 +407,35 @@ mod tests {
             let name = variant.0;
             assert_eq!(places(&plan), EVERYTHING, "{name}");
             assert_eq!(plan.refusals, [], "{name}");
-            assert!(plan.sites.iter().all(|site| site.emulated == (site.place == Place::StackCheck)), "{name}");
+            assert!(
+                plan.sites
+                    .iter()
+                    .all(|site| site.emulated == (site.place == Place::StackCheck)),
+                "{name}"
+            );
             assert!(plan.goidgen.is_some() && plan.types.is_some(), "{name}");
-            assert_eq!((binary.stripped, binary.pie), (name.contains("stripped"), name.contains("PIE")), "{name}");
+            assert_eq!(
+                (binary.stripped, binary.pie),
+                (name.contains("stripped"), name.contains("PIE")),
+                "{name}"
+            );
             assert_eq!(binary.externally_linked, Some(variant.2), "{name}");
             assert!(binary.build_id.is_some(), "{name}");
             if binary.stripped {
                 // The table has been measured on another build, and says the same.
-                assert!(plan.offset_sources.iter().all(|(_, source)| matches!(source, OffsetSource::Table(_))));
+                assert!(
+                    plan.offset_sources
+                        .iter()
+                        .all(|(_, source)| matches!(source, OffsetSource::Table(_)))
+                );
                 assert_eq!(Some(plan.offsets), with_dwarf, "{name}");
             } else {
-                assert!(plan.offset_sources.iter().all(|(_, source)| *source == OffsetSource::Dwarf), "{name}");
+                assert!(
+                    plan.offset_sources
+                        .iter()
+                        .all(|(_, source)| *source == OffsetSource::Dwarf),
+                    "{name}"
+                );
                 assert_eq!(plan.goidgen, Some(goidgen_by_name(&binary)), "{name}");
                 with_dwarf = Some(plan.offsets);
             }
@@ -424,8 +459,13 @@ mod tests {
         std::fs::write(tracer.join("go.mod"), "module github.com/SkyAPM/go2sky\n").unwrap();
         let source = "package go2sky\n\n//go:noinline\nfunc NewTracer() { println(1) }\n";
         std::fs::write(tracer.join("tracer.go"), source).unwrap();
-        std::fs::write(directory.path().join("go.work"), "go 1.19\nuse (\n\t.\n\t./go2sky\n)\n").unwrap();
-        let main = "package main\n\nimport \"github.com/SkyAPM/go2sky\"\n\nfunc main() { go2sky.NewTracer() }\n";
+        std::fs::write(
+            directory.path().join("go.work"),
+            "go 1.19\nuse (\n\t.\n\t./go2sky\n)\n",
+        )
+        .unwrap();
+        let main =
+            "package main\n\nimport \"github.com/SkyAPM/go2sky\"\n\nfunc main() { go2sky.NewTracer() }\n";
         let plan = plan(&build(directory.path(), main, &[], &[])).unwrap();
         assert_eq!(plan.already_traced.as_deref(), Some("go2sky"));
         assert_eq!(plan.absent, Part::ALL);
@@ -434,7 +474,13 @@ mod tests {
     #[test]
     fn arm64_binaries_are_understood() {
         let directory = tempfile::tempdir().unwrap();
-        let plan = plan(&build(directory.path(), SERVER_AND_CLIENT, &[], &[("GOARCH", "arm64")])).unwrap();
+        let plan = plan(&build(
+            directory.path(),
+            SERVER_AND_CLIENT,
+            &[],
+            &[("GOARCH", "arm64")],
+        ))
+        .unwrap();
         assert_eq!(places(&plan), EVERYTHING);
         assert!(plan.sites.iter().all(|site| site.emulated));
     }
@@ -450,7 +496,10 @@ mod tests {
         for part in 0..40 {
             let length = whole.len() * part / 40;
             // The last parts are data that nobody needs.
-            assert!(read(whole[..length].to_vec()).is_err() || part > 30, "cut to {length} bytes");
+            assert!(
+                read(whole[..length].to_vec()).is_err() || part > 30,
+                "cut to {length} bytes"
+            );
         }
         // Where it hurts: headers, build information, the function table's head, moduledata, names and bodies.
         let elf = binary.elf();
@@ -466,7 +515,16 @@ mod tests {
             state
         };
         let (mut refused, mut planned) = (0, 0);
-        for start in [0, 64, sections, buildinfo, table, table + 0x1000, table + 0x10_0000, moduledata] {
+        for start in [
+            0,
+            64,
+            sections,
+            buildinfo,
+            table,
+            table + 0x1000,
+            table + 0x10_0000,
+            moduledata,
+        ] {
             for _ in 0..12 {
                 let mut bytes = whole.clone();
                 for _ in 0..3 {
@@ -485,10 +543,16 @@ mod tests {
     #[test]
     fn every_field_is_asked_for_by_a_hook() {
         let hooks = go::LIBRARIES.iter().flat_map(|library| library.hooks);
-        let mut asked: Vec<GoField> = hooks.flat_map(|hook| hook.needs.iter().chain(hook.wants)).copied().collect();
+        let mut asked: Vec<GoField> = hooks
+            .flat_map(|hook| hook.needs.iter().chain(hook.wants))
+            .copied()
+            .collect();
         asked.extend(go::runtime::NEEDS.iter().chain(go::runtime::ANCESTRY));
         for field in GoField::ALL {
-            assert!(asked.contains(field), "{field:?} is in the table and nobody reads it");
+            assert!(
+                asked.contains(field),
+                "{field:?} is in the table and nobody reads it"
+            );
         }
     }
 }

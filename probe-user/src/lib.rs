@@ -11,6 +11,7 @@
 //! sideways: discover (Target) → instrument (Instrumentation, offsets) → kernel::attach, kernel::enrol
 //! ```
 
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod discover;
@@ -23,3 +24,18 @@ pub mod kernel;
 pub mod naming;
 pub mod telemetry;
 pub mod trace;
+
+/// An error with its causes in one line, for logs and for the user.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some errors repeat their cause in their own words.
+        if !words.contains(text.as_str()) {
+            words = format!("{words}: {text}");
+        }
+        cause = error.source();
+    }
+    words
+}

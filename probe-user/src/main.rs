@@ -8,6 +8,7 @@ use std::{
 };
 
 use probe_user::{
+    app,
     config::{self, ConfigError, Invocation, LogLevel},
     doctor, inspect,
 };
@@ -58,7 +59,13 @@ fn carry_out(invocation: Invocation) -> Result<ExitCode, Failure> {
         Invocation::Run(config) => {
             doctor::preflight().map_err(|unfit| Failure::Other(unfit.into()))?;
             log_to_stderr(config.log);
-            Err(Failure::Other("`run` is not part of this build".into()))
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime =
+                runtime.map_err(|error| Failure::Other(format!("start the runtime: {error}").into()))?;
+            runtime
+                .block_on(app::run(*config))
+                .map_err(|error| Failure::Other(error.into()))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

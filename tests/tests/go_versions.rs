@@ -33,7 +33,11 @@ fn builds() -> [(&'static str, bool, GoBuild); 4] {
         ("plain", false, build()),
         ("-s -w", true, build().flag("-ldflags=-s -w")),
         ("PIE", false, build().flag("-buildmode=pie")),
-        ("PIE -s -w", true, build().flag("-buildmode=pie").flag("-ldflags=-s -w")),
+        (
+            "PIE -s -w",
+            true,
+            build().flag("-buildmode=pie").flag("-ldflags=-s -w"),
+        ),
     ]
 }
 
@@ -47,14 +51,19 @@ fn every_go_version_is_understood() {
         }
     };
     let mut failures = Vec::new();
-    println!("{:<10} {:<10} {:>5} {:>8} {:>7}  goidgen", "Go", "build", "sites", "emulated", "offsets");
+    println!(
+        "{:<10} {:<10} {:>5} {:>8} {:>7}  goidgen",
+        "Go", "build", "sites", "emulated", "offsets"
+    );
     for minor in ALL {
         if !full() && !ALWAYS.contains(&minor) {
             println!("1.{minor:<8} left to `cargo xtask test --full`");
             continue;
         }
         let Some(release) = go::newest(&releases, minor) else {
-            skip(&format!("Go 1.{minor} cannot be had: no release of it is published for this machine"));
+            skip(&format!(
+                "Go 1.{minor} cannot be had: no release of it is published for this machine"
+            ));
             continue;
         };
         let go = match go::go_command(release).and_then(|found| Go::at(found.command)) {
@@ -78,13 +87,31 @@ fn examine(go: &Go, build: &GoBuild, stripped: bool) -> Result<String> {
     let path = build.build(go)?;
     let binary = GoBinary::open(&path)?;
     let plan = instrument::plan(&binary)?;
-    ensure!(Some(binary.go_version) == GoVersion::parse(&go.version), "it says {}", binary.go_version_text);
-    ensure!(plan.has(Part::Server) && plan.has(Part::Client), "{:?} {:?}", plan.absent, plan.refusals);
-    let lost: Vec<_> = plan.refusals.iter().filter_map(instrument::Refusal::loss).collect();
+    ensure!(
+        Some(binary.go_version) == GoVersion::parse(&go.version),
+        "it says {}",
+        binary.go_version_text
+    );
+    ensure!(
+        plan.has(Part::Server) && plan.has(Part::Client),
+        "{:?} {:?}",
+        plan.absent,
+        plan.refusals
+    );
+    let lost: Vec<_> = plan
+        .refusals
+        .iter()
+        .filter_map(instrument::Refusal::loss)
+        .collect();
     ensure!(lost.is_empty(), "{lost:?}");
     for site in &plan.sites {
         let cheap = site.place == Place::StackCheck && site.emulated;
-        ensure!(cheap || site.place == Place::Return, "{} is at {:?}", site.program, site.place);
+        ensure!(
+            cheap || site.place == Place::Return,
+            "{} is at {:?}",
+            site.program,
+            site.place
+        );
     }
     ensure!(binary.stripped == stripped, "stripped: {}", binary.stripped);
     for (field, source) in &plan.offset_sources {
@@ -97,15 +124,26 @@ fn examine(go: &Go, build: &GoBuild, stripped: bool) -> Result<String> {
         ensure!(expected, "{field:?} is known by {source:?}");
     }
     // The table was measured on another program.
-    let with_dwarf = if stripped { unstripped(go, build)? } else { offsets(&plan) };
-    ensure!(offsets(&plan) == with_dwarf, "{:?} and by DWARF {with_dwarf:?}", offsets(&plan));
+    let with_dwarf = if stripped {
+        unstripped(go, build)?
+    } else {
+        offsets(&plan)
+    };
+    ensure!(
+        offsets(&plan) == with_dwarf,
+        "{:?} and by DWARF {with_dwarf:?}",
+        offsets(&plan)
+    );
     let goidgen = plan.goidgen.context("the counter of goroutines is not found")?;
     if !stripped {
         let by_name = goidgen_by_name(&binary)?;
         ensure!(goidgen == by_name, "{goidgen:#x}, and by its symbol {by_name:#x}");
         let types = ("runtime.moduledata", "types");
         let by_dwarf = dwarf::find(binary.elf(), &[types]).and_then(|found| found.get(&types).copied());
-        ensure!(types_field(binary.go_version) == by_dwarf, "moduledata.types is at {by_dwarf:?}");
+        ensure!(
+            types_field(binary.go_version) == by_dwarf,
+            "moduledata.types is at {by_dwarf:?}"
+        );
     }
     ensure!(plan.types.is_some(), "no names of types");
     let emulated = plan.sites.iter().filter(|site| site.emulated).count();
@@ -118,13 +156,20 @@ fn examine(go: &Go, build: &GoBuild, stripped: bool) -> Result<String> {
 }
 
 fn offsets(plan: &instrument::Plan) -> BTreeMap<GoField, u64> {
-    GoField::ALL.iter().filter_map(|field| Some((*field, plan.offsets.get(*field)?))).collect()
+    GoField::ALL
+        .iter()
+        .filter_map(|field| Some((*field, plan.offsets.get(*field)?)))
+        .collect()
 }
 
 /// The offsets by the DWARF of the same program, not stripped.
 fn unstripped(go: &Go, build: &GoBuild) -> Result<BTreeMap<GoField, u64>> {
     let [(_, _, plain), _, (_, _, pie), _] = builds();
-    let twin = if format!("{build:?}").contains("pie") { pie } else { plain };
+    let twin = if format!("{build:?}").contains("pie") {
+        pie
+    } else {
+        plain
+    };
     Ok(offsets(&instrument::plan(&GoBinary::open(&twin.build(go)?)?)?))
 }
 
@@ -133,7 +178,9 @@ fn goidgen_by_name(binary: &GoBinary) -> Result<u64> {
     let bytes = std::fs::read(&binary.path)?;
     let file = object::File::parse(&*bytes)?;
     let mut symbols = file.symbols();
-    let sched = symbols.find(|symbol| symbol.name() == Ok("runtime.sched")).context("no symbol runtime.sched")?;
+    let sched = symbols
+        .find(|symbol| symbol.name() == Ok("runtime.sched"))
+        .context("no symbol runtime.sched")?;
     let field = ("runtime.schedt", "goidgen");
     let offset = dwarf::find(binary.elf(), &[field]).and_then(|found| found.get(&field).copied());
     Ok(sched.address() + offset.context("no field runtime.schedt.goidgen")?)

@@ -41,7 +41,10 @@ pub fn go_command(version: &str) -> Result<Go> {
     let command = place.join("bin/go");
     let found = version_of(&command)?;
     ensure!(found == version, "{} is Go {found}", command.display());
-    Ok(Go { command, version: found })
+    Ok(Go {
+        command,
+        version: found,
+    })
 }
 
 /// Every release since Go 1.19 that can be had for this machine, the oldest first.
@@ -61,7 +64,9 @@ pub fn releases() -> Result<Vec<String>> {
 /// The newest of the releases with this minor version: of `24`, `1.24.13`.
 #[must_use]
 pub fn newest(releases: &[String], minor: u32) -> Option<&String> {
-    releases.iter().rfind(|release| numbers(release).is_some_and(|found| found.0 == minor))
+    releases
+        .iter()
+        .rfind(|release| numbers(release).is_some_and(|found| found.0 == minor))
 }
 
 /// Minor version and patch.
@@ -87,7 +92,10 @@ fn parse_releases(list: &str) -> Vec<String> {
     let mut releases: Vec<(u32, u32, String)> = list
         .split_whitespace()
         .filter_map(|version| {
-            let release = version.strip_prefix("v0.0.1-go")?.strip_suffix(platform)?.strip_suffix('.')?;
+            let release = version
+                .strip_prefix("v0.0.1-go")?
+                .strip_suffix(platform)?
+                .strip_suffix('.')?;
             let (minor, patch) = numbers(release).filter(|(minor, _)| *minor >= 19)?;
             Some((minor, patch, release.to_owned()))
         })
@@ -154,11 +162,18 @@ fn restore(place: &Path) -> Result<()> {
         }
     }
     let mut folders = vec![place.join("bin")];
-    for platform in place.join("pkg/tool").read_dir().context("read the toolchain's pkg/tool")? {
+    for platform in place
+        .join("pkg/tool")
+        .read_dir()
+        .context("read the toolchain's pkg/tool")?
+    {
         folders.push(platform?.path());
     }
     for folder in folders {
-        for entry in folder.read_dir().with_context(|| format!("read {}", folder.display()))? {
+        for entry in folder
+            .read_dir()
+            .with_context(|| format!("read {}", folder.display()))?
+        {
             let path = entry?.path();
             if path.is_file() {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
@@ -175,8 +190,13 @@ mod tests {
     #[test]
     fn releases_are_ordered_by_number() {
         let platform = platform().expect("a known machine");
-        let versions = ["1.26.10", "1.18.1", "1.26.9", "1.26rc1", "1.19.2", "1.20", "1.26.11"];
-        let list: Vec<String> = versions.iter().map(|version| format!("v0.0.1-go{version}.{platform}")).collect();
+        let versions = [
+            "1.26.10", "1.18.1", "1.26.9", "1.26rc1", "1.19.2", "1.20", "1.26.11",
+        ];
+        let list: Vec<String> = versions
+            .iter()
+            .map(|version| format!("v0.0.1-go{version}.{platform}"))
+            .collect();
         let list = format!("{MODULE} {} v0.0.1-go1.26.12.plan9-386", list.join(" "));
         let releases = parse_releases(&list);
         assert_eq!(releases, ["1.19.2", "1.20", "1.26.9", "1.26.10", "1.26.11"]);

@@ -85,7 +85,14 @@ struct Offset {
 pub fn run() -> Result<()> {
     toolchain::install()?;
     step("building skyprobe, whose reader is used");
-    check(cargo().args(["build", "--locked", "--package", "probe-user", "--bin", "skyprobe"]))?;
+    check(cargo().args([
+        "build",
+        "--locked",
+        "--package",
+        "probe-user",
+        "--bin",
+        "skyprobe",
+    ]))?;
     let skyprobe = build::target_directory().join("debug/skyprobe");
     let folder = tempfile::tempdir().context("make a temporary directory")?;
     fs::write(folder.path().join("main.go"), PROGRAM)?;
@@ -93,8 +100,10 @@ pub fn run() -> Result<()> {
     let releases = go::releases()?;
     let mut rows = Vec::new();
     for minor in MINORS {
-        let of_minor: Vec<&String> =
-            releases.iter().filter(|release| go::numbers(release).is_some_and(|found| found.0 == minor)).collect();
+        let of_minor: Vec<&String> = releases
+            .iter()
+            .filter(|release| go::numbers(release).is_some_and(|found| found.0 == minor))
+            .collect();
         if of_minor.is_empty() {
             step(format!("Go 1.{minor} cannot be had: it has no row"));
             continue;
@@ -122,9 +131,16 @@ fn measure_minor(
     releases: &[&String],
     measure: &mut impl FnMut(&str) -> Result<Offsets>,
 ) -> Result<Vec<Row>> {
-    let (first, last) = (releases.first().context("no release")?, releases.last().context("no release")?);
+    let (first, last) = (
+        releases.first().context("no release")?,
+        releases.last().context("no release")?,
+    );
     let oldest = measure(first)?;
-    let newest = if first == last { oldest.clone() } else { measure(last)? };
+    let newest = if first == last {
+        oldest.clone()
+    } else {
+        measure(last)?
+    };
     let mut rows = vec![Row {
         from: format!("1.{minor}.0"),
         measured: vec![(*first).clone()],
@@ -178,11 +194,20 @@ fn measure(go: &Go, folder: &Path, skyprobe: &Path) -> Result<Offsets> {
         .arg(folder.join("program"))
         .output()
         .context("run skyprobe inspect")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     let inspected: Inspected = serde_json::from_slice(&output.stdout).context("read the report")?;
     for hook in &inspected.hooks {
         let reason = hook.reason.as_deref().unwrap_or_default();
-        ensure!(hook.reason.is_none(), "{} has no site in {}: {reason}", hook.program, hook.symbol);
+        ensure!(
+            hook.reason.is_none(),
+            "{} has no site in {}: {reason}",
+            hook.program,
+            hook.symbol
+        );
     }
     let mut offsets = Offsets::new();
     for row in inspected.offsets {
@@ -211,23 +236,40 @@ mod tests {
             Ok(Offsets::from([("a.b.c".to_owned(), offsets[patch as usize])]))
         });
         assert!(measured <= offsets.len() + 2);
-        rows.expect("rows").into_iter().map(|row| (row.from, row.measured, row.offsets["a.b.c"])).collect()
+        rows.expect("rows")
+            .into_iter()
+            .map(|row| (row.from, row.measured, row.offsets["a.b.c"]))
+            .collect()
     }
 
     #[test]
     fn a_minor_version_has_a_row_for_each_layout() {
         let row = |from: &str, measured: &[&str], offset| {
-            (from.to_owned(), measured.iter().map(|release| (*release).to_owned()).collect::<Vec<_>>(), offset)
+            (
+                from.to_owned(),
+                measured
+                    .iter()
+                    .map(|release| (*release).to_owned())
+                    .collect::<Vec<_>>(),
+                offset,
+            )
         };
         assert_eq!(rows(&[8]), [row("1.30.0", &["1.30.0"], 8)]);
         assert_eq!(rows(&[8, 8, 8, 8]), [row("1.30.0", &["1.30.0", "1.30.3"], 8)]);
         assert_eq!(
             rows(&[8, 8, 16, 16, 16]),
-            [row("1.30.0", &["1.30.0"], 8), row("1.30.2", &["1.30.2", "1.30.4"], 16)]
+            [
+                row("1.30.0", &["1.30.0"], 8),
+                row("1.30.2", &["1.30.2", "1.30.4"], 16)
+            ]
         );
         assert_eq!(
             rows(&[8, 16, 16, 24]),
-            [row("1.30.0", &["1.30.0"], 8), row("1.30.1", &["1.30.1"], 16), row("1.30.3", &["1.30.3"], 24)]
+            [
+                row("1.30.0", &["1.30.0"], 8),
+                row("1.30.1", &["1.30.1"], 16),
+                row("1.30.3", &["1.30.3"], 24)
+            ]
         );
     }
 }

@@ -1,9 +1,6 @@
 //! Go programs for tests, built with the machine's Go.
 
-use std::{
-    path::Path,
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use crate::discover::go::GoBinary;
 
@@ -49,7 +46,11 @@ pub(crate) const VARIANTS: [(&str, &[&str], bool); 7] = [
     ("PIE", &["-buildmode=pie"], false),
     ("stripped PIE", &["-buildmode=pie", "-ldflags=-s -w"], false),
     ("external linking", &["-ldflags=-linkmode=external"], true),
-    ("stripped PIE, external linking", &["-buildmode=pie", "-ldflags=-linkmode=external -s -w"], true),
+    (
+        "stripped PIE, external linking",
+        &["-buildmode=pie", "-ldflags=-linkmode=external -s -w"],
+        true,
+    ),
 ];
 
 /// Builds a program at `directory/program`.
@@ -65,18 +66,35 @@ pub(crate) fn build(
     let go = std::env::var_os("SKYPROBE_GO").unwrap_or_else(|| "go".into());
     let output = Command::new(go)
         .current_dir(directory)
-        .envs([("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local"), ("GOFLAGS", "-buildvcs=false")])
+        .envs([
+            ("CGO_ENABLED", "0"),
+            ("GOTOOLCHAIN", "local"),
+            ("GOFLAGS", "-buildvcs=false"),
+        ])
         .envs(environment.iter().copied())
         .args(["build", "-o", "program"])
         .args(arguments)
         .arg(".")
         .output()
         .expect("these tests build Go programs: install Go");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     GoBinary::open(&directory.join("program")).unwrap()
 }
 
 /// Builds one of the [`VARIANTS`].
-pub(crate) fn build_variant(directory: &Path, source: &str, (_, arguments, cgo): (&str, &[&str], bool)) -> GoBinary {
-    build(directory, source, arguments, &[("CGO_ENABLED", if cgo { "1" } else { "0" })])
+pub(crate) fn build_variant(
+    directory: &Path,
+    source: &str,
+    (_, arguments, cgo): (&str, &[&str], bool),
+) -> GoBinary {
+    build(
+        directory,
+        source,
+        arguments,
+        &[("CGO_ENABLED", if cgo { "1" } else { "0" })],
+    )
 }

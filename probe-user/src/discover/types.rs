@@ -188,10 +188,16 @@ func main() {
         for variant in VARIANTS {
             let binary = build_variant(directory.path(), PROGRAM, variant);
             let types = instrument::plan(&binary).unwrap().types.unwrap();
-            let mut child =
-                Command::new(&binary.path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut child = Command::new(&binary.path)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
             let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-            let shown: Vec<String> = lines.map(Result::unwrap).take_while(|line| line != "end").collect();
+            let shown: Vec<String> = lines
+                .map(Result::unwrap)
+                .take_while(|line| line != "end")
+                .collect();
             let bias = load_bias(child.id(), &binary).unwrap();
             drop(child.stdin.take());
             child.wait().unwrap();
@@ -213,7 +219,10 @@ func main() {
     fn a_process_that_is_gone_has_no_bias() {
         let directory = tempfile::tempdir().unwrap();
         let binary = build_variant(directory.path(), PROGRAM, VARIANTS[3]);
-        assert!(matches!(load_bias(u32::MAX, &binary), Err(LoadBiasError::Read { .. })));
+        assert!(matches!(
+            load_bias(u32::MAX, &binary),
+            Err(LoadBiasError::Read { .. })
+        ));
     }
 
     fn code(address: u64, offset: u64) -> Segment {
@@ -234,11 +243,17 @@ func main() {
             55aa10401000-55aa10690000 r-xp 00001000 fe:01 77 /srv/my app\n\
             7f0000001000-7f0000002000 r-xp 00001000 fe:01 78 /usr/lib/libc.so.6\n";
         let segments = [code(0x40_1000, 0x1000)];
-        assert_eq!(bias_from_maps(maps, "/srv/my app", &segments), Some(0x55aa_1000_0000));
+        assert_eq!(
+            bias_from_maps(maps, "/srv/my app", &segments),
+            Some(0x55aa_1000_0000)
+        );
         assert_eq!(bias_from_maps(maps, "/srv/other", &segments), None);
         // External linking: code begins within a page, and at another offset than address.
         let segments = [code(0x7_4460, 0x1460)];
-        assert_eq!(bias_from_maps(maps, "/srv/my app", &segments), Some(0x55aa_1038_d000));
+        assert_eq!(
+            bias_from_maps(maps, "/srv/my app", &segments),
+            Some(0x55aa_1038_d000)
+        );
         assert_eq!(bias_from_maps("", "/srv/my app", &segments), None);
         assert_eq!(bias_from_maps("nonsense\n- x\n", "/srv/my app", &segments), None);
     }

@@ -83,7 +83,9 @@ impl StructOffsets {
                 None => (*field, None, OffsetSource::Unknown),
             }
         });
-        Self { fields: fields.collect() }
+        Self {
+            fields: fields.collect(),
+        }
     }
 
     pub fn offsets(&self) -> Offsets {

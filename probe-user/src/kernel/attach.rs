@@ -1,7 +1,7 @@
 //! Sites become links. One binary is attached once, however many processes run it; which of them are traced the
 //! programs ask a map.
 
-use std::path::Path;
+use std::{path::Path, thread};
 
 use aya::{
     Ebpf,
@@ -29,6 +29,18 @@ impl Links {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        // The kernel waits for running programs at each detach, some 100 ms on a busy machine. The waits overlap when
+        // they are asked for at once.
+        thread::scope(|scope| {
+            for link in self.links.drain(..) {
+                scope.spawn(move || drop(link));
+            }
+        });
     }
 }
 

@@ -74,7 +74,12 @@ mod tests {
             assert!(from.minor == measured.minor && from <= measured);
             for field in GoField::ALL {
                 let there = since(*field).is_none_or(|since| since <= from);
-                assert_eq!(row.offset(&name(*field)).is_some(), there, "{field:?} in {}", row.from);
+                assert_eq!(
+                    row.offset(&name(*field)).is_some(),
+                    there,
+                    "{field:?} in {}",
+                    row.from
+                );
             }
         }
     }

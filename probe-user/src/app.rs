@@ -1,0 +1,208 @@
+//! Wires the stages, owns their threads and tasks, and drains them in order when the probe is told to stop.
+//!
+//! ```text
+//! reader thread    ring ─▶ event::decode ─▶ Tracer ─▶ queue ─▶ exporter (task)
+//!                    │ processes that come and go
+//!                    ▼
+//! targets thread   select ─▶ plan ─▶ attach ─▶ TARGETS, enrolled sockets
+//! ```
+
+mod exporter;
+mod reader;
+mod targets;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Sender},
+    },
+    thread::{self, JoinHandle},
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+use tracing::info;
+
+use self::{
+    reader::Reader,
+    targets::{Notice, Ready, Targets, TargetsError},
+};
+use crate::{
+    clock,
+    config::Config,
+    discover::select::{SelectError, Selection},
+    export::{self, skywalking::SettingsError},
+    kernel::{Kernel, load::LoadError},
+    telemetry::{self, Telemetry},
+    trace::Tracer,
+};
+
+/// Why the probe cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Targets(#[from] TargetsError),
+    #[error(transparent)]
+    Oap(#[from] SettingsError),
+    #[error("open {} for the output", path.display())]
+    Output { path: PathBuf, source: io::Error },
+    #[error("listen for signals")]
+    Signals(#[source] io::Error),
+    #[error("start the {name} thread")]
+    Thread { name: &'static str, source: io::Error },
+    #[error("the {0} thread ended before its time: what it said stands above")]
+    Ended(&'static str),
+}
+
+/// Traces until a signal comes, or until no target is left and none can come.
+pub async fn run(config: Config) -> Result<(), AppError> {
+    let begin_ns = clock::now_boot_ns();
+    let config = Arc::new(config);
+    let mut signals = Signals::new()?;
+    let selection = Selection::new(&config.select)?;
+
+    let telemetry = Arc::new(Telemetry::default());
+    let (segments, receiver) = export::queue(config.oap.queue_segments, Arc::clone(&telemetry));
+    let (registry, exporter) = exporter::start(&config, receiver, &telemetry)?;
+    let (kernel, ring) = Kernel::load()?;
+    let tracer = Arc::new(Mutex::new(Tracer::new(exporter::tracer_settings(&config))));
+
+    let (notices, notices_in) = mpsc::channel();
+    let (ready, is_ready) = oneshot::channel();
+    let (ended, has_ended) = oneshot::channel();
+    let targets = Targets::new(
+        kernel,
+        selection,
+        config,
+        Arc::clone(&tracer),
+        registry,
+        Arc::clone(&telemetry),
+    );
+    let reader = Reader::new(
+        ring,
+        tracer,
+        targets.types(),
+        segments,
+        Arc::clone(&telemetry),
+        notices.clone(),
+    );
+    let stages = Stages {
+        stop_reading: reader.stop(),
+        notices,
+        targets: spawn("targets", move || targets.run(&notices_in, ready, ended))?,
+        reader: spawn("reader", move || reader.run())?,
+    };
+    #[expect(clippy::disallowed_methods, reason = "this is app")]
+    let (exporter, watch) = (
+        tokio::spawn(exporter),
+        tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
+    );
+
+    let started = tokio::select! {
+        ready = is_ready => match ready {
+            Ok(Ok(ready)) => Ok(Some(ready)),
+            Ok(Err(error)) => Err(AppError::from(error)),
+            Err(_) => Err(AppError::Ended("targets")),
+        },
+        () = signals.recv() => Ok(None),
+    };
+    if let Ok(Some(ready)) = &started {
+        announce(ready, clock::now_boot_ns().saturating_sub(begin_ns));
+        tokio::select! {
+            () = signals.recv() => {}
+            ended = has_ended => if ended.is_ok() { info!("No target is left, and none can come"); },
+        }
+    }
+
+    stages.stop(&telemetry)?;
+    // Ends by itself: the reader held the queue's only sender.
+    let _ = exporter.await;
+    watch.abort();
+    let ready = started?;
+    if ready.is_some() {
+        let _nobody_reads = writeln!(io::stderr(), "{}", telemetry.account());
+    }
+    Ok(())
+}
+
+/// The line that scripts wait for.
+fn announce(ready: &Ready, took_ns: u64) {
+    let Ready {
+        targets,
+        binaries,
+        sites,
+        refused,
+        propagation,
+    } = ready;
+    let _nobody_reads = writeln!(
+        io::stderr(),
+        "ready: {targets} processes traced, {refused} refused; {sites} hooks in {binaries} binaries; propagation \
+         {propagation}; after {} ms",
+        took_ns / 1_000_000
+    );
+}
+
+/// The threads.
+struct Stages {
+    notices: Sender<Notice>,
+    stop_reading: Arc<AtomicBool>,
+    targets: JoinHandle<Kernel>,
+    reader: JoinHandle<()>,
+}
+
+impl Stages {
+    /// In order: no more events, then what is under way is finished, then all is detached.
+    fn stop(self, telemetry: &Telemetry) -> Result<(), AppError> {
+        // A thread that is gone already has left its word in the join below.
+        let _ = self.notices.send(Notice::Stop);
+        let kernel = self.targets.join().or(Err(AppError::Ended("targets")))?;
+        self.stop_reading.store(true, Ordering::Release);
+        self.reader.join().or(Err(AppError::Ended("reader")))?;
+        for (reason, count) in kernel.losses() {
+            telemetry.kernel_lost(reason, count);
+        }
+        Ok(())
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &'static str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, AppError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source| AppError::Thread { name, source })
+}
+
+/// What tells the probe to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AppError> {
+        let listen = |kind| signal(kind).map_err(AppError::Signals);
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The exporter the configuration asks for, as one future; for `text` and `json` also the loop that feeds it.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, IsTerminal as _, Write},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing::error;
+
+use super::AppError;
+use crate::{
+    clock,
+    config::{Color, Config, Export, Oap},
+    export::{
+        SegmentReceiver,
+        json::{Json, JsonSettings},
+        output::OutputError,
+        skywalking::{self, Registry},
+        tally,
+        text::{Text, TextSettings},
+    },
+    telemetry::{Loss, Tally, Telemetry},
+    trace::{self, segment::Segment},
+};
+
+/// Segments written at once.
+const BATCH_SEGMENTS: usize = 256;
+/// How often the text exporter looks for traces that are due.
+const TICK: Duration = Duration::from_millis(50);
+/// Columns of a line where the terminal does not say.
+const DEFAULT_COLUMNS: usize = 100;
+
+/// Ends when the queue's last sender is gone and what was left is delivered or counted as lost.
+pub(super) type Exporting = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Prepares the exporter; with `skywalking`, also the registry that instances are announced by.
+pub(super) fn start(
+    config: &Config,
+    segments: SegmentReceiver,
+    telemetry: &Arc<Telemetry>,
+) -> Result<(Option<Registry>, Exporting), AppError> {
+    let telemetry = Arc::clone(telemetry);
+    match config.export {
+        Export::SkyWalking => {
+            let (registry, exporting) = skywalking::start(settings(&config.oap), segments, telemetry)?;
+            Ok((Some(registry), Box::pin(exporting)))
+        }
+        Export::Text => {
+            let (out, is_terminal) = output(config)?;
+            let colour = match config.color {
+                Color::Auto => is_terminal,
+                Color::Always => true,
+                Color::Never => false,
+            };
+            let width = columns(is_terminal);
+            let sink = TextSink(Text::new(out, TextSettings { colour, width }));
+            Ok((None, Box::pin(feed(sink, segments, telemetry))))
+        }
+        Export::Json => {
+            let (out, _) = output(config)?;
+            let sink = JsonSink(Json::new(out, JsonSettings::default()));
+            Ok((None, Box::pin(feed(sink, segments, telemetry))))
+        }
+    }
+}
+
+/// What the tracer is told.
+pub(super) fn tracer_settings(config: &Config) -> trace::Settings {
+    trace::Settings {
+        debug_tags: config.debug_tags,
+        ..trace::Settings::default()
+    }
+}
+
+type Output = Box<dyn Write + Send>;
+
+fn output(config: &Config) -> Result<(Output, bool), AppError> {
+    let Some(path) = &config.output else {
+        return Ok((Box::new(io::stdout()), io::stdout().is_terminal()));
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|source| AppError::Output {
+            path: path.clone(),
+            source,
+        })?;
+    let is_terminal = file.is_terminal();
+    Ok((Box::new(file), is_terminal))
+}
+
+fn columns(is_terminal: bool) -> usize {
+    if !is_terminal {
+        return DEFAULT_COLUMNS;
+    }
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    size.map_or(DEFAULT_COLUMNS, |size| usize::from(size.ws_col))
+        .clamp(60, 200)
+}
+
+fn settings(oap: &Oap) -> skywalking::Settings {
+    let tls = oap.tls.clone();
+    let client = tls.as_ref().and_then(|tls| tls.client.clone());
+    skywalking::Settings {
+        authentication: oap
+            .authentication
+            .as_ref()
+            .map(|token| skywalking::Token::new(token.reveal())),
+        tls: skywalking::Tls {
+            enabled: tls.is_some(),
+            ca: tls.and_then(|tls| tls.ca),
+            certificate: client.as_ref().map(|client| client.cert.clone()),
+            key: client.map(|client| client.key),
+        },
+        batch_segments: oap.batch_segments,
+        batch_interval: Duration::from_millis(oap.batch_delay_ms),
+        deadline: Duration::from_secs(oap.timeout_s),
+        heartbeat: Duration::from_secs(oap.heartbeat_s),
+        ..skywalking::Settings::new(oap.addresses.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// Where segments are written. Each call says what has left our hands.
+trait Sink {
+    fn take(&mut self, segments: Vec<Segment>) -> Result<Tally, OutputError>;
+    fn tick(&mut self) -> Result<Tally, OutputError>;
+    fn flush(&mut self) -> Result<Tally, OutputError>;
+    /// What was taken and has not left.
+    fn pending(&self) -> Tally;
+}
+
+struct JsonSink(Json<Output>);
+
+impl Sink for JsonSink {
+    fn take(&mut self, segments: Vec<Segment>) -> Result<Tally, OutputError> {
+        self.0.export(&segments)?;
+        Ok(sum(&segments))
+    }
+
+    fn tick(&mut self) -> Result<Tally, OutputError> {
+        Ok(Tally::default())
+    }
+
+    fn flush(&mut self) -> Result<Tally, OutputError> {
+        Ok(Tally::default())
+    }
+
+    fn pending(&self) -> Tally {
+        Tally::default()
+    }
+}
+
+struct TextSink(Text<Output>);
+
+impl Sink for TextSink {
+    fn take(&mut self, segments: Vec<Segment>) -> Result<Tally, OutputError> {
+        self.0.export(segments, clock::now_boot_ns())
+    }
+
+    fn tick(&mut self) -> Result<Tally, OutputError> {
+        self.0.tick(clock::now_boot_ns())
+    }
+
+    fn flush(&mut self) -> Result<Tally, OutputError> {
+        self.0.flush()
+    }
+
+    fn pending(&self) -> Tally {
+        self.0.pending()
+    }
+}
+
+fn sum(segments: &[Segment]) -> Tally {
+    let mut sum = Tally::default();
+    for segment in segments {
+        sum += tally(segment);
+    }
+    sum
+}
+
+/// Feeds the sink until the queue ends. Once the output fails the rest is taken and counted as lost: the traced
+/// programs must not feel it.
+async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemetry: Arc<Telemetry>) {
+    let mut failed = false;
+    loop {
+        // `recv` loses nothing when its wait is broken off; `batch` would lose what it has.
+        let (taken, written) = match tokio::time::timeout(TICK, segments.recv()).await {
+            Ok(None) => break,
+            Ok(Some(first)) => {
+                let batch = segments.with_waiting(first, BATCH_SEGMENTS);
+                let taken = sum(&batch);
+                if failed {
+                    telemetry.lost(Loss::OutputFailed, taken);
+                    continue;
+                }
+                (taken, sink.take(batch))
+            }
+            Err(_) if failed => continue,
+            Err(_) => (Tally::default(), sink.tick()),
+        };
+        failed = !account(&telemetry, &sink, taken, written);
+    }
+    if !failed {
+        let written = sink.flush();
+        account(&telemetry, &sink, Tally::default(), written);
+    }
+}
+
+/// Counts what was written, or what is lost with the output; whether the output still works.
+fn account(
+    telemetry: &Telemetry,
+    sink: &impl Sink,
+    taken: Tally,
+    written: Result<Tally, OutputError>,
+) -> bool {
+    match written {
+        Ok(written) => {
+            telemetry.exported(written);
+            true
+        }
+        Err(error) => {
+            let error = crate::chain(&error);
+            error!(%error, "Output failed: traces are counted and not shown from here on");
+            let pending = sink.pending();
+            telemetry.lost(
+                Loss::OutputFailed,
+                if pending.segments > 0 { pending } else { taken },
+            );
+            false
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! The targets thread: which processes are traced, and what is attached for them.
+
+mod binary;
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use probe_common::{
+    limits::NAME_BASE64_MAX,
+    target::{TARGET_KEEP_PATHS, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
+};
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
+
+use self::binary::{Binaries, Binary};
+use crate::{
+    clock,
+    config::{Config, Routes},
+    discover::{
+        process::{self, Listeners, Process},
+        select::{Selection, Wish},
+        types::TypeNames,
+    },
+    export::skywalking::{Registry, management::Properties},
+    kernel::{Kernel, load::LoadError},
+    naming,
+    telemetry::Telemetry,
+    trace::{self, Tracer, segment::Identity},
+};
+
+/// How often all processes are looked at: for a port that is listened on by now, or a start that went unseen.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What the targets thread is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// A process runs another program now.
+    Exec { pid: u32 },
+    /// A process's first thread has ended.
+    Exit { pid: u32 },
+    /// Let everything go and end.
+    Stop,
+}
+
+/// How the start went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ready {
+    /// Processes traced.
+    pub(super) targets: usize,
+    /// Binaries attached to.
+    pub(super) binaries: usize,
+    /// Hooks in place.
+    pub(super) sites: usize,
+    /// Processes that were meant, and cannot be traced; why is in the log.
+    pub(super) refused: usize,
+    /// Whether outgoing requests get a header, in words.
+    pub(super) propagation: String,
+}
+
+/// Why the start came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetsError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("list the processes")]
+    List(#[source] std::io::Error),
+    #[error("process {pid} cannot be traced: {reason}")]
+    Refused { pid: u32, reason: String },
+    #[error("process {pid} ended before it was attached")]
+    Gone { pid: u32 },
+}
+
+/// The names of the types of each target's program.
+pub(super) type SharedTypes = Arc<Mutex<Types>>;
+
+/// By process.
+#[derive(Default)]
+pub(super) struct Types(HashMap<u32, RefCell<TypeNames>>);
+
+impl trace::TypeNames for Types {
+    fn type_name(&self, tgid: u32, address: u64) -> Option<String> {
+        self.0.get(&tgid)?.borrow_mut().name(address)
+    }
+}
+
+/// A traced process.
+struct Target {
+    process: Process,
+    identity: Arc<Identity>,
+    binary: Arc<Binary>,
+}
+
+/// What becomes of a process that is looked at.
+enum Look {
+    Traced,
+    /// Not selected, or no longer there.
+    Left,
+    Gone,
+    Refused(String),
+}
+
+/// The traced processes, and what is attached for them.
+pub(super) struct Targets {
+    kernel: Kernel,
+    selection: Selection,
+    config: Arc<Config>,
+    tracer: Arc<Mutex<Tracer>>,
+    types: SharedTypes,
+    registry: Option<Registry>,
+    telemetry: Arc<Telemetry>,
+    binaries: Binaries,
+    targets: HashMap<u32, Target>,
+    /// Processes that were refused, by start: they are not asked about again.
+    refused: HashSet<(u32, u64)>,
+    propagate: bool,
+}
+
+impl Targets {
+    pub(super) fn new(
+        kernel: Kernel,
+        selection: Selection,
+        config: Arc<Config>,
+        tracer: Arc<Mutex<Tracer>>,
+        registry: Option<Registry>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        Self {
+            kernel,
+            selection,
+            config,
+            tracer,
+            types: SharedTypes::default(),
+            registry,
+            telemetry,
+            binaries: Binaries::default(),
+            targets: HashMap::new(),
+            refused: HashSet::new(),
+            propagate: false,
+        }
+    }
+
+    pub(super) fn types(&self) -> SharedTypes {
+        Arc::clone(&self.types)
+    }
+
+    /// Attaches to what is there, says that it is ready, and follows what comes and goes. Gives the kernel back, so
+    /// that its last losses can be read.
+    pub(super) fn run(
+        mut self,
+        notices: &Receiver<Notice>,
+        ready: oneshot::Sender<Result<Ready, TargetsError>>,
+        ended: oneshot::Sender<()>,
+    ) -> Kernel {
+        let started = self.start();
+        let failed = started.is_err();
+        let _ = ready.send(started);
+        let mut ended = Some(ended);
+        while !failed {
+            match notices.recv_timeout(LOOK_INTERVAL) {
+                Ok(Notice::Exec { pid }) => self.on_exec(pid),
+                Ok(Notice::Exit { pid }) => self.on_exit(pid),
+                Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => self.look_around(),
+            }
+            if self.targets.is_empty()
+                && !self.selection.is_open()
+                && let Some(ended) = ended.take()
+            {
+                let _ = ended.send(());
+            }
+        }
+        let pids: Vec<u32> = self.targets.keys().copied().collect();
+        for pid in pids {
+            self.let_go(pid);
+        }
+        self.kernel
+    }
+
+    fn start(&mut self) -> Result<Ready, TargetsError> {
+        let propagation = self.start_propagation();
+        // First, so that no start falls between the look around and the first notice.
+        self.kernel.follow_processes()?;
+        let mut refused = 0;
+        let mut only = None;
+        for pid in process::list().map_err(TargetsError::List)? {
+            match self.look_at(pid, &mut Listeners::default()) {
+                Look::Traced | Look::Left => {}
+                Look::Gone => only = Some(TargetsError::Gone { pid }),
+                Look::Refused(reason) => {
+                    refused += 1;
+                    only = Some(TargetsError::Refused { pid, reason });
+                }
+            }
+        }
+        if let Some(gone) = self
+            .selection
+            .processes()
+            .iter()
+            .find(|process| !process.is_current())
+        {
+            only = Some(TargetsError::Gone { pid: gone.pid });
+        }
+        match only {
+            // With nothing traced and nobody to wait for, the reason is the answer.
+            Some(error) if self.targets.is_empty() && !self.selection.is_open() => Err(error),
+            Some(_) | None => Ok(Ready {
+                targets: self.targets.len(),
+                binaries: self.binaries.attached(),
+                sites: self.binaries.sites(),
+                refused,
+                propagation,
+            }),
+        }
+    }
+
+    fn start_propagation(&mut self) -> String {
+        if self.config.propagate.is_off() {
+            return "off".to_owned();
+        }
+        match self.kernel.start_propagation() {
+            Ok(method) => {
+                debug!(
+                    receive_verdict = method.receive_verdict,
+                    "Propagation by socket is on"
+                );
+                self.propagate = true;
+                let mut headers = Vec::new();
+                if self.config.propagate.sw8 {
+                    headers.push("sw8");
+                }
+                if self.config.propagate.w3c {
+                    headers.push("traceparent");
+                }
+                headers.join(" and ")
+            }
+            Err(error) => {
+                let error = crate::chain(&error);
+                warn!(%error, "Propagation is off: outgoing requests get no header");
+                format!("off ({error})")
+            }
+        }
+    }
+
+    fn on_exec(&mut self, pid: u32) {
+        self.let_go(pid);
+        self.log_look(pid, &mut Listeners::default());
+    }
+
+    fn on_exit(&mut self, pid: u32) {
+        // The first thread may go before the others do: a Go program without its first thread still serves.
+        if self
+            .targets
+            .get(&pid)
+            .is_some_and(|target| !target.process.is_current())
+        {
+            self.let_go(pid);
+        }
+    }
+
+    fn look_around(&mut self) {
+        for (reason, count) in self.kernel.losses() {
+            self.telemetry.kernel_lost(reason, count);
+        }
+        let gone: Vec<u32> = self
+            .targets
+            .values()
+            .filter(|target| !target.process.is_current())
+            .map(|t| t.process.pid)
+            .collect();
+        for pid in gone {
+            self.let_go(pid);
+        }
+        if !self.selection.is_open() {
+            return;
+        }
+        let Ok(processes) = process::list() else { return };
+        let mut listeners = Listeners::default();
+        let mut seen = HashSet::new();
+        for pid in processes {
+            seen.insert(pid);
+            if !self.targets.contains_key(&pid) {
+                self.log_look(pid, &mut listeners);
+            }
+        }
+        self.refused.retain(|(pid, _)| seen.contains(pid));
+    }
+
+    fn log_look(&mut self, pid: u32, listeners: &mut Listeners) {
+        // What is wrong with a refused one is logged where it is found.
+        let _ = self.look_at(pid, listeners);
+    }
+
+    /// Traces the process if it is meant and can be.
+    fn look_at(&mut self, pid: u32, listeners: &mut Listeners) -> Look {
+        let process = match Process::read(pid) {
+            Ok(Some(process)) => process,
+            Ok(None) => return Look::Left,
+            // Kernel threads and threads: nobody meant them.
+            Err(_) => return Look::Left,
+        };
+        let Some(wish) = self.selection.matches(&process, listeners) else {
+            return Look::Left;
+        };
+        let key = (process.pid, process.start_ticks);
+        if self.refused.contains(&key) {
+            return Look::Left;
+        }
+        match self.trace(&process) {
+            Ok(()) => Look::Traced,
+            Err(_) if !process.is_current() => Look::Gone,
+            Err(reason) => {
+                self.refused.insert(key);
+                match wish {
+                    // With --all-go, most processes are no Go programs.
+                    Wish::AllGo if reason.is_not_go => return Look::Left,
+                    Wish::AllGo | Wish::Pid | Wish::Exe | Wish::Port => {}
+                }
+                warn!(pid, exe = %process.exe.display(), reason = %reason.text, "Process not traced");
+                Look::Refused(reason.text.clone())
+            }
+        }
+    }
+
+    fn trace(&mut self, process: &Process) -> Result<(), Arc<binary::Refused>> {
+        let binary = self.binaries.attach(&mut self.kernel, process)?;
+        let identity = Arc::new(naming::name_target(process, &self.config));
+        let load_bias = binary.load_bias(process.pid);
+        let info = self.target_info(&binary, &identity, load_bias);
+        if let Some(types) = binary.type_names(load_bias) {
+            self.types
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .0
+                .insert(process.pid, RefCell::new(types));
+        }
+        self.tracer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .add_target(process.pid, Arc::clone(&identity));
+        if let Err(error) = self.kernel.insert_target(process.pid, &info) {
+            self.forget(process.pid);
+            return Err(Arc::new(binary::Refused::new(crate::chain(&error))));
+        }
+        if self.propagate {
+            match self.kernel.enrol(process) {
+                Ok(enrolled) => {
+                    debug!(
+                        pid = process.pid,
+                        count = enrolled.sockets,
+                        "Open connections enrolled"
+                    );
+                    if enrolled.refused > 0 {
+                        let count = enrolled.refused;
+                        warn!(
+                            pid = process.pid,
+                            count, "Open connections not enrolled: another program has them"
+                        );
+                    }
+                }
+                Err(error) => {
+                    let error = crate::chain(&error);
+                    warn!(pid = process.pid, %error, "Open connections not enrolled");
+                }
+            }
+        }
+        if let Some(registry) = &self.registry {
+            registry.register(Arc::clone(&identity), Properties::of_process(process.pid, "go"));
+        }
+        let (service, instance) = (&identity.service, &identity.instance);
+        info!(pid = process.pid, exe = %process.exe.display(), service, instance, "Process traced");
+        let target = Target {
+            process: process.clone(),
+            identity,
+            binary,
+        };
+        self.targets.insert(process.pid, target);
+        Ok(())
+    }
+
+    fn target_info(&self, binary: &Binary, identity: &Identity, load_bias: Option<u64>) -> TargetInfo {
+        let mut flags = match self.config.routes {
+            Routes::Pattern => 0,
+            Routes::Path => TARGET_KEEP_PATHS,
+        };
+        if self.propagate && self.config.propagate.sw8 {
+            flags |= TARGET_PROPAGATE_SW8;
+        }
+        if self.propagate && self.config.propagate.w3c {
+            flags |= TARGET_PROPAGATE_W3C;
+        }
+        let (service_base64, service_base64_len) = base64_name(&identity.service);
+        let (instance_base64, instance_base64_len) = base64_name(&identity.instance);
+        TargetInfo {
+            offsets: binary.plan.offsets,
+            goidgen_address: load_bias
+                .and_then(|bias| binary.plan.goidgen?.checked_add(bias))
+                .unwrap_or(0),
+            flags,
+            service_base64_len,
+            instance_base64_len,
+            service_base64,
+            instance_base64,
+        }
+    }
+
+    fn let_go(&mut self, pid: u32) {
+        let Some(target) = self.targets.remove(&pid) else {
+            return;
+        };
+        if let Err(error) = self.kernel.remove_target(pid) {
+            let error = crate::chain(&error);
+            warn!(pid, %error, "Process not removed from the kernel's table");
+        }
+        self.forget(pid);
+        if let Some(registry) = &self.registry {
+            registry.unregister(&target.identity);
+        }
+        let Target {
+            process,
+            identity,
+            binary,
+        } = target;
+        drop(binary);
+        self.binaries.detach_unused();
+        info!(pid, exe = %process.exe.display(), service = identity.service, "Process let go");
+    }
+
+    fn forget(&self, pid: u32) {
+        let now_ns = clock::now_boot_ns();
+        self.tracer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove_target(pid, now_ns);
+        self.types
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .remove(&pid);
+    }
+}
+
+/// A name as `sw8` carries it. Names are cut to OAP's limits before, so it fits.
+fn base64_name(name: &str) -> ([u8; NAME_BASE64_MAX], u16) {
+    let mut bytes = [0; NAME_BASE64_MAX];
+    let len = STANDARD.encode_slice(name, &mut bytes).unwrap_or(0);
+    (bytes, u16::try_from(len).unwrap_or(0))
+}

@@ -1,0 +1,168 @@
+//! Binaries attached to, each once however many processes run it.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    sync::{Arc, Weak},
+};
+
+use tracing::{debug, warn};
+
+use crate::{
+    discover::{
+        go::{BinaryError, GoBinary},
+        process::Process,
+        types::{self, TypeNames},
+    },
+    instrument::{self, OnMissing, Plan},
+    kernel::{Kernel, attach::Links},
+};
+
+/// A file's content, as far as it can be told from outside: the inode alone may be reused, or rewritten in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Content {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    modified_ns: i128,
+}
+
+/// A binary with its hooks in place. Dropped, it is detached.
+pub(super) struct Binary {
+    pub(super) plan: Plan,
+    program: GoBinary,
+    links: Links,
+}
+
+/// Why a binary is not traced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) text: String,
+    pub(super) is_not_go: bool,
+}
+
+impl Refused {
+    pub(super) fn new(text: String) -> Self {
+        Self {
+            text,
+            is_not_go: false,
+        }
+    }
+}
+
+/// The binaries of all targets.
+#[derive(Default)]
+pub(super) struct Binaries {
+    attached: HashMap<Content, Weak<Binary>>,
+}
+
+impl Binaries {
+    /// The binary that `process` runs, attached now if it was not before.
+    pub(super) fn attach(
+        &mut self,
+        kernel: &mut Kernel,
+        process: &Process,
+    ) -> Result<Arc<Binary>, Arc<Refused>> {
+        let content =
+            content(process).map_err(|error| Arc::new(Refused::new(format!("read its program: {error}"))))?;
+        if let Some(binary) = self.attached.get(&content).and_then(Weak::upgrade) {
+            return Ok(binary);
+        }
+        let binary = Arc::new(attach(kernel, process).map_err(Arc::new)?);
+        self.attached.insert(content, Arc::downgrade(&binary));
+        Ok(binary)
+    }
+
+    /// Forgets the binaries that no target runs any more; they detached when the last one went.
+    pub(super) fn detach_unused(&mut self) {
+        self.attached.retain(|_, binary| binary.strong_count() > 0);
+    }
+
+    /// How many are attached.
+    pub(super) fn attached(&self) -> usize {
+        self.attached
+            .values()
+            .filter(|binary| binary.strong_count() > 0)
+            .count()
+    }
+
+    /// How many hooks are in place.
+    pub(super) fn sites(&self) -> usize {
+        self.attached
+            .values()
+            .filter_map(Weak::upgrade)
+            .map(|binary| binary.links.len())
+            .sum()
+    }
+}
+
+fn content(process: &Process) -> std::io::Result<Content> {
+    let metadata = fs::metadata(process.exe_path())?;
+    Ok(Content {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size_bytes: metadata.size(),
+        modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+    })
+}
+
+fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
+    let path = process.exe_path();
+    let refused = |error: BinaryError| Refused {
+        is_not_go: matches!(error, BinaryError::NotGo { .. }),
+        text: crate::chain(&error),
+    };
+    let binary = GoBinary::open(&path).map_err(refused)?;
+    let plan = instrument::plan(&binary).map_err(refused)?;
+    if let Some(agent) = &plan.already_traced {
+        return Err(Refused::new(format!(
+            "it already carries {agent}, and is left to it"
+        )));
+    }
+    let exe = process.exe.display();
+    for refusal in &plan.refusals {
+        let (symbol, program, reason) = (refusal.symbol, refusal.program, &refusal.reason);
+        match refusal.on_missing {
+            // Nothing of the program is lost with it.
+            OnMissing::Unused(_) => debug!(%exe, program, symbol, %reason, "Program not attached"),
+            OnMissing::Refuse => warn!(%exe, program, symbol, %reason, "Program not attached"),
+            OnMissing::Degrade(lost) => warn!(%exe, program, symbol, %reason, lost, "Program not attached"),
+        }
+    }
+    if plan.sites.is_empty() {
+        let absent = "it neither serves nor calls by net/http, as far as its functions tell";
+        let first = plan.refusals.first().map(|refusal| refusal.reason.to_string());
+        return Err(Refused::new(first.unwrap_or_else(|| absent.to_owned())));
+    }
+    let (links, failed) = kernel.attach(&path, &plan.sites);
+    for error in &failed {
+        let error = crate::chain(error);
+        warn!(%exe, %error, "Program not attached");
+    }
+    if links.is_empty() {
+        let first = failed
+            .first()
+            .map(|error| crate::chain(error))
+            .unwrap_or_default();
+        return Err(Refused::new(format!("no hook could be attached: {first}")));
+    }
+    debug!(%exe, go = %binary.go_version_text, count = links.len(), "Binary attached");
+    Ok(Binary {
+        plan,
+        program: binary,
+        links,
+    })
+}
+
+impl Binary {
+    /// Where the process's image lies above the addresses in the file: 0 unless it is position-independent.
+    pub(super) fn load_bias(&self, pid: u32) -> Option<u64> {
+        types::load_bias(pid, &self.program).ok()
+    }
+
+    /// The names of the program's types as they lie in a process with this load bias.
+    pub(super) fn type_names(&self, load_bias: Option<u64>) -> Option<TypeNames> {
+        Some(TypeNames::new(&self.program, self.plan.types?, load_bias?))
+    }
+}
