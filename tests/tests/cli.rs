@@ -11,7 +11,7 @@ use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use tests::{needs_probe, probe};
@@ -57,6 +57,10 @@ fn wrong_call(arguments: &[&str]) -> String {
     complaint(&mut skyprobe(arguments), USAGE)
 }
 
+fn failed_call(arguments: &[&str]) -> String {
+    complaint(&mut skyprobe(arguments), FAILURE)
+}
+
 /// Runs the call with a configuration file that holds `text`.
 fn with_file(text: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
@@ -64,6 +68,25 @@ fn with_file(text: &str) -> String {
     fs::write(&path, text).unwrap();
     let sentence = wrong_call(&["run", "--all-go", "--config", path.to_str().unwrap()]);
     sentence.replace(path.to_str().unwrap(), "FILE")
+}
+
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> Self {
+        Self(Command::new("sleep").arg("1000").spawn().unwrap())
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
@@ -226,6 +249,65 @@ fn a_kernel_that_is_too_old() {
     assert!(sentence.starts_with("kernel 2.6."), "{sentence}");
     assert!(
         sentence.ends_with(" is too old: tracing needs Linux 5.8 or later"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn processes_that_are_none() {
+    needs_probe!();
+    let mut ended = Command::new("true").spawn().unwrap();
+    let pid = ended.id().to_string();
+    ended.wait().unwrap();
+    assert_eq!(
+        failed_call(&["run", "--pid", &pid]),
+        format!("there is no process {pid}: `pgrep -l NAME` finds a program's id")
+    );
+    let own_thread = fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .find(|tid| *tid != std::process::id().to_string());
+    // The test harness runs each test on a thread of its own.
+    let tid = own_thread.unwrap();
+    assert_eq!(
+        failed_call(&["run", "--pid", &tid]),
+        format!(
+            "{tid} is a thread of process {}; give the process's id",
+            std::process::id()
+        )
+    );
+    if fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd") {
+        assert_eq!(
+            failed_call(&["run", "--pid", "2"]),
+            "process 2 runs no program: it is a thread of the kernel"
+        );
+    }
+}
+
+#[test]
+fn a_program_that_is_not_go() {
+    needs_probe!();
+    let sleeper = Sleeper::start();
+    let sentence = failed_call(&["run", "--pid", &sleeper.pid()]);
+    assert!(
+        sentence.contains(&sleeper.pid()) && sentence.contains("is not a Go program"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn an_output_that_cannot_be_written() {
+    needs_probe!();
+    let sentence = failed_call(&[
+        "run",
+        "--all-go",
+        "--output",
+        "/nonexistent/traces.json",
+        "--export",
+        "json",
+    ]);
+    assert!(
+        sentence.contains("/nonexistent/traces.json") && sentence.contains("No such file"),
         "{sentence}"
     );
 }
