@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use object::elf::NoteType;
+use object::elf::NoteType;
 use object::{LittleEndian as LE, elf, pod};
 use thiserror::Error;
 

@@ -44,7 +44,7 @@ const IMPURE: [&str; 10] = [
     "fs",
     "env",
     "thread",
-    "process",
+    "Command",
     "Instant",
     "SystemTime",
 ];
