@@ -21,6 +21,7 @@ pub mod context;
 pub mod event;
 pub mod field;
 pub mod hash;
+pub mod head;
 pub mod hex;
 pub mod key;
 pub mod limits;

@@ -8,6 +8,7 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use probe_common::{
     array::Unfollowed,
     context::{sw8::Sw8Places, traceparent::Traceparent},
+    head::TEXT_BYTES,
     limits::{HEAD_MAX, METHOD_MAX, PATH_MAX, PATTERN_MAX},
     operation::Operation,
     propagation::Prepared,
@@ -36,7 +37,7 @@ pub(crate) struct Scratch {
     pub(crate) prepared: Prepared,
     _prepared_slack: [u8; SLACK],
     pub(crate) head: Head,
-    pub(crate) text: [u8; HEAD_MAX + 64],
+    pub(crate) text: [u8; TEXT_BYTES],
     pub(crate) operation: Operation,
     pub(crate) method: [u8; METHOD_MAX],
     pub(crate) path: [u8; PATH_MAX],

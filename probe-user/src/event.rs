@@ -2,11 +2,11 @@
 
 pub mod recording;
 
+use probe_common::event::process::ProcessEvent;
 use probe_common::{
     event::{
         EventHeader, EventKind,
         go::net_http::{CALL_FAILED, CallEvent, ErrorSnapshot, RequestEvent},
-        process::ProcessEvent,
     },
     limits::SW8_MAX,
 };

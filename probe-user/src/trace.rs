@@ -350,9 +350,11 @@ impl Tracer {
         };
         let keep_path = fixed.flags & CALL_KEEP_PATH != 0;
         let operation = names::operation(call.method, b"", call.path, keep_path);
+        // The header of a call without a parent names the call itself as the endpoint.
+        let sent = fixed.parent == ParentFound::None && exit::went_out(fixed.propagation);
         let admitted = self
             .called
-            .admit(&identity.service, &operation, false, fixed.end_ns);
+            .admit(&identity.service, &operation, sent, fixed.end_ns);
         self.lose(TraceLoss::NameOverflow, u64::from(admitted.overflowed));
         let span = exit::exit(call, admitted.name, clock, names, self.settings.debug_tags);
         let id = fixed.segment_id;

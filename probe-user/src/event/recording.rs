@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use probe_common::event::process::ProcessEvent;
 use probe_common::{
     event::{
         EventHeader, EventKind,
@@ -15,7 +16,6 @@ use probe_common::{
             REQUEST_SW8_CONTINUED, REQUEST_SW8_MALFORMED, REQUEST_TLS, REQUEST_W3C_CONTINUED, RequestEnd,
             RequestEvent,
         },
-        process::ProcessEvent,
     },
     propagation::Outcome,
 };

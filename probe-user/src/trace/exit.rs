@@ -82,6 +82,14 @@ pub(super) fn exit(
     }
 }
 
+/// Whether the call's header was seen by its server.
+pub(super) fn went_out(propagation: u32) -> bool {
+    matches!(
+        Outcome::from_number(propagation),
+        Some(Outcome::Inserted | Outcome::Replaced)
+    )
+}
+
 const fn parent(found: ParentFound) -> &'static str {
     match found {
         ParentFound::None => "none",
