@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError},
     },
+    thread,
     time::Duration,
 };
 
@@ -37,7 +38,7 @@ use crate::{
 };
 
 /// How often all processes are looked at: for a port that is listened on by now, or a start that went unseen.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const LOOK_INTERVAL_NS: u64 = 2_000_000_000;
 
 /// What the targets thread is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,13 +163,34 @@ impl Targets {
         let started = self.start();
         let failed = started.is_err();
         let _ = ready.send(started);
+        if !failed {
+            self.follow(notices, ended);
+        }
+        let pids: Vec<u32> = self.targets.keys().copied().collect();
+        let binaries: Vec<_> = pids.into_iter().filter_map(|pid| self.release(pid)).collect();
+        // Detaching is mostly waiting, so all wait at once.
+        thread::scope(|scope| {
+            for binary in binaries {
+                scope.spawn(move || drop(binary));
+            }
+        });
+        self.kernel
+    }
+
+    fn follow(&mut self, notices: &Receiver<Notice>, ended: oneshot::Sender<()>) {
         let mut ended = Some(ended);
-        while !failed {
-            match notices.recv_timeout(LOOK_INTERVAL) {
+        let mut next_look_ns = clock::now_boot_ns() + LOOK_INTERVAL_NS;
+        loop {
+            // By the clock and not by silence: on a busy machine programs start all the time.
+            let wait_ns = next_look_ns.saturating_sub(clock::now_boot_ns());
+            match notices.recv_timeout(Duration::from_nanos(wait_ns)) {
                 Ok(Notice::Exec { pid }) => self.on_exec(pid),
                 Ok(Notice::Exit { pid }) => self.on_exit(pid),
-                Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => self.look_around(),
+                Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_around();
+                    next_look_ns = clock::now_boot_ns() + LOOK_INTERVAL_NS;
+                }
             }
             if self.targets.is_empty()
                 && !self.selection.is_open()
@@ -177,11 +199,6 @@ impl Targets {
                 let _ = ended.send(());
             }
         }
-        let pids: Vec<u32> = self.targets.keys().copied().collect();
-        for pid in pids {
-            self.let_go(pid);
-        }
-        self.kernel
     }
 
     fn start(&mut self) -> Result<Ready, TargetsError> {
@@ -412,25 +429,27 @@ impl Targets {
     }
 
     fn let_go(&mut self, pid: u32) {
-        let Some(target) = self.targets.remove(&pid) else {
-            return;
-        };
+        drop(self.release(pid));
+        self.binaries.forget_unused();
+    }
+
+    /// Traces the process no longer; its binary, which detaches if this was the last process that ran it.
+    fn release(&mut self, pid: u32) -> Option<Arc<Binary>> {
+        let Target {
+            process,
+            identity,
+            binary,
+        } = self.targets.remove(&pid)?;
         if let Err(error) = self.kernel.remove_target(pid) {
             let error = crate::chain(&error);
             warn!(pid, %error, "Process not removed from the kernel's table");
         }
         self.forget(pid);
         if let Some(registry) = &self.registry {
-            registry.unregister(&target.identity);
+            registry.unregister(&identity);
         }
-        let Target {
-            process,
-            identity,
-            binary,
-        } = target;
-        drop(binary);
-        self.binaries.detach_unused();
         info!(pid, exe = %process.exe.display(), service = identity.service, "Process let go");
+        Some(binary)
     }
 
     fn forget(&self, pid: u32) {

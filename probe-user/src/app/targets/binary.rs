@@ -75,7 +75,7 @@ impl Binaries {
     }
 
     /// Forgets the binaries that no target runs any more; they detached when the last one went.
-    pub(super) fn detach_unused(&mut self) {
+    pub(super) fn forget_unused(&mut self) {
         self.attached.retain(|_, binary| binary.strong_count() > 0);
     }
 
