@@ -304,10 +304,8 @@ pub fn has_span(segment: &Segment, span_type: &str, path: &str) -> bool {
 
 /// The segment's span of this type whose URL has this path.
 pub fn find_span<'s>(segment: &'s Segment, span_type: &str, path: &str) -> Option<&'s Span> {
-    segment.spans.iter().find(|span| {
-        span.span_type == span_type
-            && span
-                .tag("url")
-                .is_some_and(|url| url.find('/').is_some_and(|at| &url[at..] == path))
-    })
+    segment
+        .spans
+        .iter()
+        .find(|span| span.span_type == span_type && span.path() == Some(path))
 }

@@ -83,6 +83,18 @@ impl Span {
         value(&self.tags, key)
     }
 
+    /// Host and path of the tag `url`, whose scheme may be there or not.
+    pub fn address(&self) -> Option<&str> {
+        let url = self.tag("url")?;
+        Some(url.split_once("://").map_or(url, |(_, address)| address))
+    }
+
+    /// The path of the tag `url`.
+    pub fn path(&self) -> Option<&str> {
+        let address = self.address()?;
+        address.get(address.find('/')?..)
+    }
+
     /// The value of `key` in any of the logs.
     pub fn log(&self, key: &str) -> Option<&str> {
         self.logs.iter().find_map(|log| value(&log.data, key))

@@ -48,7 +48,7 @@ fn check_entry(segment: &Segment, path: &str, operation: &str, host: &str, statu
     );
     assert_eq!(span.peer, "");
     assert_eq!(span.tag("http.method"), Some(method));
-    assert_eq!(span.tag("url"), Some(format!("{host}{path}").as_str()));
+    assert_eq!(span.address(), Some(format!("{host}{path}").as_str()));
     assert_eq!(span.tag("http.status_code"), Some(status.to_string().as_str()));
     assert_eq!(span.is_error, status >= 400);
     assert!(span.start_time <= span.end_time);
@@ -70,7 +70,7 @@ fn check_exit(segment: &Segment, path: &str, operation: &str, peer: &str, status
     );
     assert_eq!(span.peer, peer);
     assert_eq!(span.tag("http.method"), Some(method));
-    assert_eq!(span.tag("url"), Some(format!("{peer}{path}").as_str()));
+    assert_eq!(span.address(), Some(format!("{peer}{path}").as_str()));
     assert_eq!(span.tag("http.status_code"), Some(status.to_string().as_str()));
     assert_eq!(span.is_error, status >= 400);
     assert!(span.start_time <= span.end_time);
@@ -152,7 +152,7 @@ fn a_request_served() {
         .segments
         .iter()
         .flat_map(|segment| &segment.spans)
-        .find(|span| span.tag("url").is_some_and(|url| url.ends_with("/leaf/9")));
+        .find(|span| span.path() == Some("/leaf/9"));
     assert_eq!(old.unwrap().operation_name, "GET:/leaf/{id}");
     let mut ids: Vec<&str> = ended
         .segments
@@ -615,8 +615,6 @@ fn a_request_that_is_open_while_the_probe_attaches_does_no_harm() {
     assert_eq!(segment.spans.len(), 2);
     let ended = probe.stop().unwrap();
     let seen = ended.segments.iter().flat_map(|segment| &segment.spans);
-    let first = seen
-        .filter(|span| span.tag("url").is_some_and(|url| url.ends_with("/slow/1")))
-        .count();
+    let first = seen.filter(|span| span.path() == Some("/slow/1")).count();
     assert_eq!(first, 0, "its start was not seen: {:#?}", ended.segments);
 }
