@@ -1,5 +1,8 @@
 //! Atomic arithmetic on map memory. The BPF target has no stable atomics with a result, so these are the
 //! compiler's intrinsics; each becomes one instruction (kernel 5.12 and later).
+//!
+//! The additions ask for an order that the kernel gives anyway: LLVM 22 makes a relaxed one into the instruction
+//! without a result, even where the result is used, and the addend is taken for it.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
 
@@ -10,7 +13,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
 #[inline(always)]
 pub(crate) unsafe fn add_u32(counter: *mut u32, addend: u32) -> u32 {
     // SAFETY: the caller's promise.
-    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, addend) }
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::AcqRel }>(counter, addend) }
 }
 
 /// As [`add_u32`], for 64 bits.
@@ -20,7 +23,7 @@ pub(crate) unsafe fn add_u32(counter: *mut u32, addend: u32) -> u32 {
 #[inline(always)]
 pub(crate) unsafe fn add_u64(counter: *mut u64, addend: u64) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, addend) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(counter, addend) }
 }
 
 /// Sets the number at `place`; what it was before.
