@@ -135,7 +135,7 @@ impl Count {
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     pub shapes: BTreeMap<(Side, String), Count>,
-    /// Spans that no log knows of.
+    /// Spans that no log knows of, or that take another one's place in their segment.
     pub invented: u64,
     /// The first few differences, in words.
     pub examples: Vec<String>,
@@ -275,6 +275,17 @@ pub fn join(truth: &[Record], segments: &[Segment], propagated: bool) -> Account
         };
         if let Some(id) = span_number(at.span) {
             spans.entry((side, id)).or_default().push(at);
+        }
+    }
+    for segment in segments {
+        let mut places = HashSet::new();
+        for span in segment.spans.iter().filter(|span| !places.insert(span.span_id)) {
+            account.invented += 1;
+            let (id, segment) = (span.span_id, &segment.trace_segment_id);
+            account.example(format!(
+                "a second span {id} in segment {segment}: {}",
+                span.operation_name
+            ));
         }
     }
     let calls: HashMap<u64, &Record> = truth
@@ -745,6 +756,15 @@ mod tests {
                 .iter()
                 .any(|text| text.contains("once too often"))
         );
+    }
+
+    #[test]
+    fn two_spans_in_one_place() {
+        let mut seen = seen();
+        seen[0].spans.push(span(Side::Exit, 3, 1, 0));
+        let truth = [truth(), vec![record(Side::Exit, 3, 1, Expect::Must)]].concat();
+        let account = join(&truth, &seen, true);
+        assert_eq!((account.total().found, account.invented), (4, 1));
     }
 
     #[test]

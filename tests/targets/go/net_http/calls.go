@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -79,7 +80,7 @@ func (n *noting) RoundTrip(request *http.Request) (*http.Response, error) {
 	id := idOf(request.URL.Path)
 	note := record{
 		ID: id, Kind: "exit", Service: c.service, Method: request.Method,
-		Path: request.URL.Path, Peer: request.URL.Host, TLS: request.URL.Scheme == "https",
+		Path: request.URL.Path, Peer: peerOf(request.URL), TLS: request.URL.Scheme == "https",
 	}
 	if known, ok := c.intents.LoadAndDelete(id); ok {
 		i := known.(intent)
@@ -95,6 +96,17 @@ func (n *noting) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	c.journal.write(note)
 	return response, err
+}
+
+// peerOf is the host:port that a URL leads to.
+func peerOf(u *url.URL) string {
+	if u.Port() != "" {
+		return u.Host
+	}
+	if u.Scheme == "https" {
+		return u.Host + ":443"
+	}
+	return u.Host + ":80"
 }
 
 // get makes one call and reads the whole answer.
