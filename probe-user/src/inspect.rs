@@ -131,9 +131,12 @@ pub fn run(subject: &Subject, json: bool, out: &mut dyn Write) -> Result<(), Ins
 
 fn inspect_process(pid: u32) -> Result<Report, InspectError> {
     let link = PathBuf::from(format!("/proc/{pid}/exe"));
-    let named = fs::read_link(&link).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => InspectError::NoProcess(pid),
-        _ => InspectError::Process { pid, source },
+    let named = fs::read_link(&link).map_err(|source| {
+        if source.kind() == io::ErrorKind::NotFound {
+            InspectError::NoProcess(pid)
+        } else {
+            InspectError::Process { pid, source }
+        }
     })?;
     let mut report = inspect(&link, Some(pid))?;
     // The link leads to the right file even where the name does not: in a container, or after an update.

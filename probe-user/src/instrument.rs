@@ -126,7 +126,7 @@ pub enum RefusalReason {
     #[error(
         "the offset of {} is not in the binary's DWARF, and Go {version} was not measured{}",
         offset::name(*field),
-        newest_measured()
+        newest_measured(*version)
     )]
     UnknownOffset { field: GoField, version: GoVersion },
     #[error("{0} has no site, and without it this {1} cannot be traced")]
@@ -158,8 +158,9 @@ pub fn programs() -> impl Iterator<Item = &'static str> {
     programs.into_iter()
 }
 
-fn newest_measured() -> String {
-    offset::newest_measured().map_or_else(String::new, |newest| format!(" (the newest is {newest})"))
+fn newest_measured(version: GoVersion) -> String {
+    offset::newest_measured(version.minor)
+        .map_or_else(String::new, |newest| format!(" (the newest is {newest})"))
 }
 
 /// What a binary offers.

@@ -52,11 +52,10 @@ struct Table {
     rows: Vec<Row>,
 }
 
-/// What holds from one release to the next row's.
+/// What holds from the first to the last measured release. Patch releases do change layouts: Go 1.26.11 moved fields
+/// of `net/http.response`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Row {
-    from: String,
-    /// The releases that were measured.
     measured: Vec<String>,
     offsets: Offsets,
 }
@@ -108,7 +107,7 @@ pub fn run() -> Result<()> {
             step(format!("Go 1.{minor} cannot be had: it has no row"));
             continue;
         }
-        rows.extend(measure_minor(minor, &of_minor, &mut |release| {
+        rows.extend(measure_minor(&of_minor, &mut |release| {
             let go = go::go_command(release)?;
             measure(&go, folder.path(), &skyprobe).with_context(|| format!("measure Go {release}"))
         })?);
@@ -127,7 +126,6 @@ fn table() -> PathBuf {
 
 /// The rows of one minor version: one where its oldest and newest release agree, else where they part is sought.
 fn measure_minor(
-    minor: u32,
     releases: &[&String],
     measure: &mut impl FnMut(&str) -> Result<Offsets>,
 ) -> Result<Vec<Row>> {
@@ -135,46 +133,41 @@ fn measure_minor(
         releases.first().context("no release")?,
         releases.last().context("no release")?,
     );
-    let oldest = measure(first)?;
+    let mut row = Row {
+        offsets: measure(first)?,
+        measured: vec![(*first).clone()],
+    };
     let newest = if first == last {
-        oldest.clone()
+        row.offsets.clone()
     } else {
         measure(last)?
     };
-    let mut rows = vec![Row {
-        from: format!("1.{minor}.0"),
-        measured: vec![(*first).clone()],
-        offsets: oldest,
-    }];
+    let mut rows = Vec::new();
     let mut from = 0;
-    while rows.last().is_some_and(|row| row.offsets != newest) {
-        let current = rows.last().map(|row| row.offsets.clone()).unwrap_or_default();
+    while row.offsets != newest {
         // The first release that differs lies after `same` and not after `other`.
         let (mut same, mut other) = (from, releases.len() - 1);
         let mut offsets = newest.clone();
         while other - same > 1 {
             let middle = same.midpoint(other);
             let release = releases.get(middle).context("no release")?;
-            let measured = measure(release)?;
-            if measured == current {
+            let found = measure(release)?;
+            if found == row.offsets {
                 same = middle;
+                row.measured.push((*release).clone());
             } else {
-                (other, offsets) = (middle, measured);
+                (other, offsets) = (middle, found);
             }
         }
-        let release = (*releases.get(other).context("no release")?).clone();
-        rows.push(Row {
-            from: release.clone(),
-            measured: vec![release],
-            offsets,
-        });
+        let release = releases.get(other).context("no release")?;
+        let measured = vec![(*release).clone()];
+        rows.push(std::mem::replace(&mut row, Row { measured, offsets }));
         from = other;
     }
-    if let Some(row) = rows.last_mut()
-        && row.measured.last() != Some(*last)
-    {
+    if row.measured.last() != Some(*last) {
         row.measured.push((*last).clone());
     }
+    rows.push(row);
     Ok(rows)
 }
 
@@ -226,50 +219,33 @@ fn measure(go: &Go, folder: &Path, skyprobe: &Path) -> Result<Offsets> {
 mod tests {
     use super::*;
 
-    /// The rows for releases whose field lies at these offsets.
-    fn rows(offsets: &[u16]) -> Vec<(String, Vec<String>, u16)> {
+    /// The measured releases and the offset of each row, for releases whose field lies at these offsets.
+    fn rows(offsets: &[u16]) -> Vec<(String, u16)> {
         let releases: Vec<String> = (0..offsets.len()).map(|patch| format!("1.30.{patch}")).collect();
-        let mut measured = 0;
-        let rows = measure_minor(30, &releases.iter().collect::<Vec<_>>(), &mut |release| {
-            measured += 1;
+        let rows = measure_minor(&releases.iter().collect::<Vec<_>>(), &mut |release| {
             let (_, patch) = go::numbers(release).expect("a release");
             Ok(Offsets::from([("a.b.c".to_owned(), offsets[patch as usize])]))
         });
-        assert!(measured <= offsets.len() + 2);
-        rows.expect("rows")
-            .into_iter()
-            .map(|row| (row.from, row.measured, row.offsets["a.b.c"]))
-            .collect()
+        let row = |row: Row| (row.measured.join(" "), row.offsets["a.b.c"]);
+        rows.expect("rows").into_iter().map(row).collect()
     }
 
     #[test]
     fn a_minor_version_has_a_row_for_each_layout() {
-        let row = |from: &str, measured: &[&str], offset| {
-            (
-                from.to_owned(),
-                measured
-                    .iter()
-                    .map(|release| (*release).to_owned())
-                    .collect::<Vec<_>>(),
-                offset,
-            )
-        };
-        assert_eq!(rows(&[8]), [row("1.30.0", &["1.30.0"], 8)]);
-        assert_eq!(rows(&[8, 8, 8, 8]), [row("1.30.0", &["1.30.0", "1.30.3"], 8)]);
+        let row = |measured: &str, offset| (measured.to_owned(), offset);
+        assert_eq!(rows(&[8]), [row("1.30.0", 8)]);
+        assert_eq!(rows(&[8, 8, 8, 8]), [row("1.30.0 1.30.3", 8)]);
         assert_eq!(
             rows(&[8, 8, 16, 16, 16]),
-            [
-                row("1.30.0", &["1.30.0"], 8),
-                row("1.30.2", &["1.30.2", "1.30.4"], 16)
-            ]
+            [row("1.30.0 1.30.1", 8), row("1.30.2 1.30.4", 16)]
+        );
+        assert_eq!(
+            rows(&[8, 8, 8, 8, 16]),
+            [row("1.30.0 1.30.2 1.30.3", 8), row("1.30.4", 16)]
         );
         assert_eq!(
             rows(&[8, 16, 16, 24]),
-            [
-                row("1.30.0", &["1.30.0"], 8),
-                row("1.30.1", &["1.30.1"], 16),
-                row("1.30.3", &["1.30.3"], 24)
-            ]
+            [row("1.30.0", 8), row("1.30.1 1.30.2", 16), row("1.30.3", 24)]
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Offsets of Go struct fields: from the binary's DWARF, else from the table of measured versions, else unknown.
 //!
-//! Nothing is carried over to a minor version that was not measured. A later patch release of a measured minor
-//! version is taken to have its layout, and the source names the release that was measured.
+//! Nothing is carried over to a release newer than the measured ones, not even within a minor version: a patch
+//! release has moved fields before.
 
 pub mod dwarf;
 mod table;
@@ -15,7 +15,7 @@ use crate::discover::go::{GoBinary, GoVersion};
 pub enum OffsetSource {
     /// The binary's own debugging information.
     Dwarf,
-    /// The table; the release is the one that was measured, of the same minor version as the binary's.
+    /// The table; the release is the nearest one below the binary's that was measured.
     Table(GoVersion),
     /// The field came with a later Go.
     NotYet,
@@ -42,9 +42,9 @@ pub fn name(field: GoField) -> String {
     format!("{package}.{strukt}.{field}")
 }
 
-/// The newest Go that was measured.
-pub fn newest_measured() -> Option<GoVersion> {
-    table::newest()
+/// The newest Go that was measured of a minor version, else of all.
+pub fn newest_measured(minor: u16) -> Option<GoVersion> {
+    table::newest(minor)
 }
 
 /// The offsets of one binary.
@@ -77,7 +77,8 @@ impl StructOffsets {
             if since(*field).is_some_and(|since| binary.go_version < since) {
                 return (*field, None, OffsetSource::NotYet);
             }
-            let measured = measured.and_then(|row| Some((row.version()?, row.offset(&name(*field))?)));
+            let measured =
+                measured.and_then(|row| Some((row.nearest(binary.go_version)?, row.offset(&name(*field))?)));
             match measured {
                 Some((version, offset)) => (*field, Some(offset), OffsetSource::Table(version)),
                 None => (*field, None, OffsetSource::Unknown),

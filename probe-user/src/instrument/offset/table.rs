@@ -13,20 +13,29 @@ struct Table {
     rows: Vec<Row>,
 }
 
-/// The offsets of the releases from one on, up to the next row of the same minor version.
+/// The offsets that hold from the first measured release to the last.
 #[derive(Deserialize)]
 pub(super) struct Row {
-    /// The first of them.
-    from: String,
-    /// Those of them that were measured, the newest last.
     measured: Vec<String>,
     offsets: BTreeMap<String, u16>,
 }
 
 impl Row {
-    /// The newest release that was measured.
-    pub(super) fn version(&self) -> Option<GoVersion> {
+    fn first(&self) -> Option<GoVersion> {
+        GoVersion::parse(self.measured.first()?)
+    }
+
+    fn last(&self) -> Option<GoVersion> {
         GoVersion::parse(self.measured.last()?)
+    }
+
+    /// The newest measured release that is not newer than this one.
+    pub(super) fn nearest(&self, version: GoVersion) -> Option<GoVersion> {
+        let measured = self
+            .measured
+            .iter()
+            .filter_map(|release| GoVersion::parse(release));
+        measured.filter(|release| *release <= version).max()
     }
 
     /// The offset of a field by its full name.
@@ -45,18 +54,22 @@ fn rows() -> &'static [Row] {
     })
 }
 
-/// The row for a version: the last of its minor version that does not begin after it.
+/// The row for a version. A patch release newer than those that were measured has none: such a release has moved
+/// fields before.
 pub(super) fn measured(version: GoVersion) -> Option<&'static Row> {
-    let starts = |row: &Row| GoVersion::parse(&row.from);
-    rows()
-        .iter()
-        .filter(|row| starts(row).is_some_and(|from| from.minor == version.minor && from <= version))
-        .max_by_key(|row| starts(row))
+    rows().iter().find(|row| {
+        let (first, last) = (row.first(), row.last());
+        first.is_some_and(|first| first <= version) && last.is_some_and(|last| version <= last)
+    })
 }
 
-/// The newest release that was measured.
-pub(super) fn newest() -> Option<GoVersion> {
-    rows().iter().filter_map(Row::version).max()
+/// The newest release that was measured of this minor version, else of all.
+pub(super) fn newest(minor: u16) -> Option<GoVersion> {
+    let releases = || rows().iter().filter_map(Row::last);
+    releases()
+        .filter(|release| release.minor == minor)
+        .max()
+        .or_else(|| releases().max())
 }
 
 #[cfg(test)]
@@ -70,26 +83,27 @@ mod tests {
     fn every_row_is_complete() {
         assert!(serde_json::from_str::<Table>(JSON).is_ok_and(|table| table.rows.len() >= 9));
         for row in rows() {
-            let (from, measured) = (GoVersion::parse(&row.from).unwrap(), row.version().unwrap());
-            assert!(from.minor == measured.minor && from <= measured);
+            let (first, last) = (row.first().unwrap(), row.last().unwrap());
+            assert!(first.minor == last.minor && first <= last);
             for field in GoField::ALL {
-                let there = since(*field).is_none_or(|since| since <= from);
-                assert_eq!(
-                    row.offset(&name(*field)).is_some(),
-                    there,
-                    "{field:?} in {}",
-                    row.from
-                );
+                let there = since(*field).is_none_or(|since| since <= first);
+                assert_eq!(row.offset(&name(*field)).is_some(), there, "{field:?} in {first}");
             }
         }
     }
 
     #[test]
-    fn a_version_has_the_row_of_its_own_minor_version_only() {
-        let row = |minor, patch| measured(GoVersion::new(minor, patch));
-        assert_eq!(row(24, 3).unwrap().offset("runtime.g.goid"), Some(160));
-        assert_eq!(row(25, 0).unwrap().offset("runtime.g.goid"), Some(152));
-        assert_eq!(row(27, 99).unwrap().offset("net/http.response.status"), Some(128));
-        assert!(row(18, 0).is_none() && row(28, 0).is_none());
+    fn a_release_has_the_row_that_was_measured_around_it() {
+        let offset = |minor, patch, field| measured(GoVersion::new(minor, patch))?.offset(field);
+        assert_eq!(offset(24, 3, "runtime.g.goid"), Some(160));
+        assert_eq!(offset(25, 0, "runtime.g.goid"), Some(152));
+        // A patch release moved it.
+        assert_eq!(offset(26, 8, "net/http.response.status"), Some(120));
+        assert_eq!(offset(26, 11, "net/http.response.status"), Some(128));
+        for (minor, patch) in [(18, 0), (27, 999), (28, 0)] {
+            assert!(measured(GoVersion::new(minor, patch)).is_none());
+        }
+        assert_eq!(newest(19), Some(GoVersion::new(19, 13)));
+        assert_eq!(newest(99).map(|newest| newest.minor), Some(27));
     }
 }
