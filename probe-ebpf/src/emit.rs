@@ -11,7 +11,7 @@ use probe_common::{
     loss::{LOSS_COUNTERS, LossReason},
 };
 
-use crate::atomic;
+use crate::{atomic, log::kernel_log};
 
 /// Records for user space.
 #[map]
@@ -35,6 +35,7 @@ pub(crate) fn lose<T>(reason: LossReason) -> Option<T> {
 /// Counts a loss after which the program goes on.
 #[inline(always)]
 pub(crate) fn count(reason: LossReason) {
+    kernel_log!("lost, reason {}", reason as u32);
     if let Some(counter) = LOSSES.get_ptr_mut(reason as u32) {
         // SAFETY: the pointer is a live entry of this CPU. Programs may preempt each other on it, hence atomic.
         unsafe { atomic::add_u64(counter, 1) };

@@ -16,6 +16,8 @@ mod go;
 #[cfg(target_arch = "bpf")]
 mod head;
 #[cfg(target_arch = "bpf")]
+mod log;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod memory;

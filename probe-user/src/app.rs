@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     clock,
-    config::Config,
+    config::{Config, LogLevel},
     discover::select::{SelectError, Selection},
     export::{self, skywalking::SettingsError},
     kernel::{Kernel, load::LoadError},
@@ -73,7 +73,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let telemetry = Arc::new(Telemetry::default());
     let (segments, receiver) = export::queue(config.oap.queue_segments, Arc::clone(&telemetry));
     let (registry, exporter) = exporter::start(&config, receiver, &telemetry)?;
-    let (kernel, ring) = Kernel::load()?;
+    let talkative = matches!(config.log, LogLevel::Debug | LogLevel::Trace);
+    let (kernel, ring) = Kernel::load(talkative)?;
     let tracer = Arc::new(Mutex::new(Tracer::new(exporter::tracer_settings(&config))));
 
     let (notices, notices_in) = mpsc::channel();

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod enrol;
 pub mod feature;
 pub mod load;
+mod logs;
 pub mod propagation;
 pub mod ring;
 
@@ -34,9 +35,9 @@ use crate::{
 };
 
 /// The loaded programs and their maps. Dropped, everything is detached.
-#[derive(Debug)]
 pub struct Kernel {
     ebpf: Ebpf,
+    logs: logs::Logs,
 }
 
 /// A map's value that only the kernel programs know.
@@ -50,8 +51,10 @@ unsafe impl<const N: usize> Pod for Opaque<N> {}
 
 impl Kernel {
     /// Loads the object and the programs that follow processes and trace them; hands out the ring's user end.
-    pub fn load() -> Result<(Self, Ring), LoadError> {
-        let mut ebpf = load::object()?;
+    ///
+    /// With `log`, programs that say what they do, if this build has them.
+    pub fn load(log: bool) -> Result<(Self, Ring), LoadError> {
+        let mut ebpf = logs::object(log)?;
         for program in ["process_exec", "process_exit"]
             .into_iter()
             .chain(instrument::programs())
@@ -64,7 +67,13 @@ impl Kernel {
         let ring = RingBuf::try_from(ring).or(Err(LoadError::Absent {
             what: "ring buffer EVENTS",
         }))?;
-        Ok((Self { ebpf }, Ring::new(ring)))
+        let logs = logs::Logs::new(&mut ebpf, log);
+        Ok((Self { ebpf, logs }, Ring::new(ring)))
+    }
+
+    /// Passes on what the programs have said.
+    pub fn forward_logs(&mut self) {
+        self.logs.forward();
     }
 
     /// Follows processes that start and end from here on.

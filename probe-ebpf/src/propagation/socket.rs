@@ -26,6 +26,7 @@ use crate::{
     emit,
     go::net_http::mapped,
     head,
+    log::kernel_log,
     maps::PREPARED,
     memory,
     scratch::{self, Scratch},
@@ -100,6 +101,11 @@ pub(crate) fn socket_message(ctx: SkMsgContext) -> u32 {
     };
     let (verdict, outcome) = insert(ctx.msg, prepared, scratch);
     scratch::give_back(scratch);
+    kernel_log!(
+        "header on local port {}: outcome {}",
+        key.local_port,
+        outcome as u32
+    );
     prepared.outcome = outcome as u32;
     match outcome {
         Outcome::Present => emit::count(LossReason::PropagationPresent),

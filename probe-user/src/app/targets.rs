@@ -183,7 +183,9 @@ impl Targets {
         loop {
             // By the clock and not by silence: on a busy machine programs start all the time.
             let wait_ns = next_look_ns.saturating_sub(clock::now_boot_ns());
-            match notices.recv_timeout(Duration::from_nanos(wait_ns)) {
+            let notice = notices.recv_timeout(Duration::from_nanos(wait_ns));
+            self.kernel.forward_logs();
+            match notice {
                 Ok(Notice::Exec { pid }) => self.on_exec(pid),
                 Ok(Notice::Exit { pid }) => self.on_exit(pid),
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => return,

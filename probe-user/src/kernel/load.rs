@@ -5,6 +5,10 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::ProgramError};
 /// The kernel programs, as `build.rs` left them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probe"));
 
+/// The same programs with messages for whoever debugs them.
+#[cfg(feature = "kernel-log")]
+pub static LOGGING_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probe-kernel-log"));
+
 /// Why the object, or one program of it, is not in the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -24,9 +28,14 @@ pub enum LoadError {
 
 /// Creates the maps and hands the programs to the verifier one by one.
 pub fn object() -> Result<Ebpf, LoadError> {
+    from(OBJECT)
+}
+
+/// The same from the bytes of one of our objects.
+pub fn from(object: &[u8]) -> Result<Ebpf, LoadError> {
     EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::STATS)
-        .load(OBJECT)
+        .load(object)
         .map_err(|error| LoadError::Object(Box::new(error)))
 }
 

@@ -26,6 +26,7 @@ use super::request::{self, append};
 use crate::{
     emit,
     go::{self, Registers},
+    log::kernel_log,
     maps::PREPARED,
     memory::{self, GoInterface, GoString},
     propagation::header,
@@ -113,6 +114,12 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         return emit::lose(LossReason::ReadFault);
     };
     find_parent(state, &goroutine, registers.g(), context, offsets);
+    kernel_log!(
+        "call begins on goroutine {} of {}, parent found by way {}",
+        goroutine.goid,
+        tgid,
+        state.parent as u32
+    );
     if GO_CALLS.insert(&goroutine, &*state, 0).is_err() {
         return emit::lose(LossReason::CallsFull);
     }

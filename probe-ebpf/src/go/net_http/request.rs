@@ -32,6 +32,7 @@ use crate::{
     atomic, emit,
     go::{self, Registers},
     head,
+    log::kernel_log,
     memory::{self, GoInterface, GoString},
     scratch::{self, Scratch},
     target,
@@ -216,6 +217,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         scratch.request.flags |= REQUEST_HEAD_INCOMPLETE;
         emit::count(LossReason::HeadIncomplete);
     }
+    kernel_log!("request begins on goroutine {} of {}", goroutine.goid, tgid);
     store(&scratch.request, &goroutine)
 }
 
@@ -431,6 +433,7 @@ fn end(ctx: &ProbeContext, end: RequestEnd) -> Option<()> {
     if !matches!(end, RequestEnd::Panicked) && state.response != registers.word::<1>() {
         return None;
     }
+    kernel_log!("request ends on goroutine {} of {}", goroutine.goid, tgid);
     let sent = match scratch::take() {
         Some(scratch) => {
             let sent = send(state, &goroutine, end, &target.offsets, scratch);
