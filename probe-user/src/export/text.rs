@@ -25,6 +25,8 @@ const QUIET_NS: u64 = 250 * MILLISECOND_NS;
 const QUIET_STRANGER_NS: u64 = 1_000 * MILLISECOND_NS;
 /// The same, while the caller is a process that is traced: its segment comes when its request ends.
 const QUIET_CALLER_NS: u64 = 30_000 * MILLISECOND_NS;
+/// How often to look for traces that are due while segments keep coming.
+const TICK_NS: u64 = 50 * MILLISECOND_NS;
 /// Spans collected at once; above that the oldest trace is printed as it is.
 const COLLECTED_SPANS_MAX: usize = 20_000;
 /// Processes remembered as traced.
@@ -58,6 +60,9 @@ pub struct Text<W> {
     /// The same by age.
     ages: BTreeMap<u64, String>,
     collected: Tally,
+    /// Printed, but the call that printed it ended in an error.
+    unreported: Tally,
+    ticked_ns: u64,
     /// Counts traces: the age of those collected.
     ever_collected: u64,
     identities: HashSet<Arc<Identity>>,
@@ -82,6 +87,8 @@ impl<W: Write> Text<W> {
             traces: HashMap::new(),
             ages: BTreeMap::new(),
             collected: Tally::default(),
+            unreported: Tally::default(),
+            ticked_ns: 0,
             ever_collected: 0,
             identities: HashSet::new(),
             printed: HashSet::new(),
@@ -89,8 +96,8 @@ impl<W: Write> Text<W> {
         }
     }
 
-    /// Takes finished segments. Prints only if there are too many; returns what was printed. `now_ns` is of any clock
-    /// that only goes forward.
+    /// Takes finished segments, and prints what is due; returns what was printed. `now_ns` is of any clock that only
+    /// goes forward.
     pub fn export(&mut self, segments: Vec<Segment>, now_ns: u64) -> Result<Tally, OutputError> {
         for segment in segments {
             self.collected += tally(&segment);
@@ -115,17 +122,39 @@ impl<W: Write> Text<W> {
                 },
             );
         }
+        // While segments keep coming nobody may find the time to call `tick`.
         let mut printed = Tally::default();
-        while self.collected.spans > COLLECTED_SPANS_MAX as u64
-            && let Some(oldest) = self.ages.values().next().cloned()
-        {
-            printed += self.print(&oldest)?;
+        if now_ns.saturating_sub(self.ticked_ns) >= TICK_NS {
+            printed += self.tick(now_ns)?;
+        }
+        let mut spans = self.collected.spans;
+        let too_old = self.ages.values().take_while(|trace_id| {
+            let is_too_much = spans > COLLECTED_SPANS_MAX as u64;
+            let segments = self
+                .traces
+                .get(*trace_id)
+                .map(|collected| collected.segments.as_slice());
+            spans -= segments
+                .unwrap_or_default()
+                .iter()
+                .map(|segment| segment.spans.len() as u64)
+                .sum::<u64>();
+            is_too_much
+        });
+        let too_old = too_old.cloned().collect();
+        match self.print_all(too_old) {
+            Ok(tally) => printed += tally,
+            Err(error) => {
+                self.unreported += printed;
+                return Err(error);
+            }
         }
         Ok(printed)
     }
 
     /// Prints the traces that are due; to be called a few times a second.
     pub fn tick(&mut self, now_ns: u64) -> Result<Tally, OutputError> {
+        self.ticked_ns = now_ns;
         let is_due = |trace_id: &&String| {
             self.traces.get(*trace_id).is_some_and(|collected| {
                 now_ns.saturating_sub(collected.news_ns) >= self.patience_ns(collected)
@@ -141,15 +170,23 @@ impl<W: Write> Text<W> {
         self.print_all(all)
     }
 
-    /// What has been taken and not been printed.
+    /// What has been taken and not been reported as printed.
     pub fn pending(&self) -> Tally {
-        self.collected
+        let mut pending = self.collected;
+        pending += self.unreported;
+        pending
     }
 
     fn print_all(&mut self, traces: Vec<String>) -> Result<Tally, OutputError> {
         let mut printed = Tally::default();
         for trace_id in traces {
-            printed += self.print(&trace_id)?;
+            match self.print(&trace_id) {
+                Ok(tally) => printed += tally,
+                Err(error) => {
+                    self.unreported += printed;
+                    return Err(error);
+                }
+            }
         }
         Ok(printed)
     }

@@ -140,6 +140,18 @@ fn a_trace_over_three_processes() {
 }
 
 #[test]
+fn a_steady_stream_is_printed_too() {
+    let mut text = text();
+    text.export(profile(), 0).unwrap();
+    for now_ms in (10..300).step_by(10) {
+        let mut other = segment("shop", vec![span(0, SpanKind::Entry, "GET:/", 0, 1, "200")]);
+        other.trace_id = now_ms.to_string();
+        text.export(vec![other], now_ms * MS).unwrap();
+    }
+    assert!(shown(&mut text).starts_with(PROFILE));
+}
+
+#[test]
 fn the_order_of_arrival_does_not_matter() {
     let mut segments = profile();
     segments.reverse();
@@ -293,17 +305,26 @@ fn memory_is_bounded() {
 
 #[test]
 fn what_cannot_be_written_stays_pending() {
-    struct Closed;
-    impl Write for Closed {
-        fn write(&mut self, _bytes: &[u8]) -> std::io::Result<usize> {
-            Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+    struct Once(u32);
+    impl Write for Once {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            if self.0 > 1 {
+                Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+            } else {
+                Ok(bytes.len())
+            }
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
     }
-    let mut text = Text::new(Closed, TextSettings::default());
+    let mut text = Text::new(Once(0), TextSettings::default());
+    let mut other = segment("shop", vec![span(0, SpanKind::Entry, "GET:/", 0, 1, "200")]);
+    other.trace_id = "other".into();
+    text.export(vec![other], 0).unwrap();
     text.export(profile(), 0).unwrap();
     assert!(matches!(text.flush(), Err(OutputError::Closed(_))));
-    assert_eq!(text.pending().spans, 6);
+    // The first trace was written, but nobody was told.
+    assert_eq!((text.pending().segments, text.pending().spans), (4, 7));
 }
