@@ -43,7 +43,19 @@ pub fn root() -> &'static Path {
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // `cargo run` describes our package in our environment. Build scripts that watch these variables (ring's does)
+    // would run again each time somebody calls cargo without us in between, and half the tree with them.
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_str().is_some_and(describes_a_package) {
+            command.env_remove(variable);
+        }
+    }
     command
+}
+
+fn describes_a_package(variable: &str) -> bool {
+    let beginnings = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    beginnings.iter().any(|beginning| variable.starts_with(beginning)) || variable == "CARGO_PRIMARY_PACKAGE"
 }
 
 /// Where Cargo puts what it builds.
