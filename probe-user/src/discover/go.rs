@@ -436,6 +436,7 @@ fn parse_modules(text: &str) -> (Option<Vec<Module>>, Vec<(String, String)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discover::sample::{CLIENT, VARIANTS, build_variant};
 
     #[test]
     fn versions_are_read_as_go_writes_them() {
@@ -507,6 +508,67 @@ mod tests {
             let part = parse_buildinfo(&bytes[..length], |_| None);
             assert!(part.is_none_or(|part| part.version == "go1.26.8" && part.modules.is_none()));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let binary = build_variant(directory.path(), CLIENT, VARIANTS[2]);
+        let whole = std::fs::read(&binary.path).unwrap();
+        let told = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = whole.clone();
+            change(&mut bytes);
+            let error = GoBinary::from_bytes(Path::new("/srv/app"), bytes).err().unwrap();
+            error.to_string()
+        };
+        let buildinfo = binary.elf().section(".go.buildinfo").unwrap().offset as usize;
+        let version = |bytes: &mut Vec<u8>, text: &str| {
+            bytes[buildinfo + 32] = text.len() as u8;
+            bytes[buildinfo + 33..buildinfo + 33 + text.len()].copy_from_slice(text.as_bytes());
+        };
+        assert_eq!(
+            told(&|bytes| version(bytes, "go1.17.8")),
+            "/srv/app is built with go1.17.8; skyprobe knows Go 1.19 and later: rebuild it with a newer Go"
+        );
+        assert!(told(&|bytes| version(bytes, "devel x")).contains("it says \"devel x\""));
+        let table = binary.elf().file_offset(binary.function_table()).unwrap() as usize;
+        assert_eq!(
+            told(&|bytes| bytes[table] = 0),
+            "/srv/app is corrupted: the function table (gopclntab) is damaged"
+        );
+        assert_eq!(
+            told(&|bytes| bytes[table] = 0xfa),
+            "/srv/app is corrupted: the function table (gopclntab) has the form of Go 1.17 or older"
+        );
+        assert_eq!(
+            told(&|bytes| bytes[table + 8] ^= 1),
+            "/srv/app is corrupted: where its code begins is not to be found (runtime.moduledata)"
+        );
+        assert_eq!(told(&|bytes| bytes.truncate(0)), "/srv/app is not an ELF program");
+        assert_eq!(
+            told(&|bytes| bytes.truncate(70)),
+            "/srv/app is corrupted: the program headers are outside the file"
+        );
+        assert_eq!(
+            told(&|bytes| bytes[18] = 40),
+            "/srv/app is built for 32-bit ARM; skyprobe knows 64-bit x86 and ARM"
+        );
+        let ourselves = GoBinary::open(Path::new("/proc/self/exe"))
+            .err()
+            .unwrap()
+            .to_string();
+        assert_eq!(
+            ourselves,
+            "/proc/self/exe is not a Go program: it has no Go build information"
+        );
+        let nowhere = GoBinary::open(Path::new("/does/not/exist"))
+            .err()
+            .unwrap()
+            .to_string();
+        assert_eq!(
+            nowhere,
+            "/does/not/exist cannot be opened: No such file or directory (os error 2)"
+        );
     }
 
     #[test]
