@@ -310,7 +310,7 @@ fn route(pattern: &[u8; PATTERN_MAX], len: u32) -> u32 {
 /// Writes the name of an operation and returns its length.
 ///
 /// The pattern, where there is one that names a route, stands for the path; else the path does, with its
-/// identifiers folded into `{id}` unless `keep_path` is not 0. Lengths beyond the arrays count as their ends.
+/// identifiers folded into `{id}`. Where `keep_path` is not 0, it is the path as it came. Lengths beyond the arrays count as their ends.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -335,7 +335,7 @@ pub fn write(
     }
     out.route.set(route(pattern, pattern_len));
     let route = out.route.get();
-    if route != 0 {
+    if keep_path == 0 && route != 0 {
         append(out, pattern, route >> 16, route & 0xffff);
     } else if path_len == 0 {
         append(out, b"/", 0, 1);
@@ -462,7 +462,10 @@ mod tests {
 
     #[test]
     fn paths_can_be_kept() {
-        assert_eq!(name(b"GET", b"", b"/users/42", true).as_str(), "GET:/users/42");
+        for pattern in ["", "GET /users/{id}"] {
+            let kept = name(b"GET", pattern.as_bytes(), b"/users/42", true);
+            assert_eq!(kept.as_str(), "GET:/users/42");
+        }
     }
 
     #[test]
