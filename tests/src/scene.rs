@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     client,
-    probe::Probe,
+    probe::{Ended, Probe},
     segment::Segment,
     target::{Go, GoBuild, Service},
     truth::{self, Account, Record, Side},
@@ -58,7 +58,7 @@ impl Scene {
     }
 
     /// Waits until the probe has as many spans as the services know of, stops it and compares.
-    pub fn judge(&self, probe: Probe, propagated: bool) -> Result<(Account, Vec<Segment>)> {
+    pub fn judge(&self, probe: Probe, propagated: bool) -> Result<(Account, Ended)> {
         let records = self.records()?;
         // What does not come in time shows in the account.
         let _ = probe.wait_for("all spans", |segments| numbered(segments) >= records.len());
@@ -69,7 +69,7 @@ impl Scene {
             ended.status,
             ended.stderr
         );
-        Ok((truth::join(&records, &ended.segments, propagated), ended.segments))
+        Ok((truth::join(&records, &ended.segments, propagated), ended))
     }
 
     /// The number of the call that `front` made for the request `id`.

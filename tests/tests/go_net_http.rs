@@ -380,13 +380,14 @@ fn requests_that_end_otherwise_leave_a_span_and_nothing_else() {
     // Nothing hangs on: what comes next is right.
     id += 1;
     assert_eq!(scene.ask("sync", id).unwrap().status, 200);
-    let (account, segments) = scene.judge(probe, true).unwrap();
+    let (account, ended) = scene.judge(probe, true).unwrap();
     let total = account.total();
     assert_eq!((total.found, account.invented), (total.made, 0), "{account}");
     assert_eq!((total.parents.wrong, total.parents.orphan), (0, 0), "{account}");
     assert!(
-        segments.iter().all(|segment| segment.spans.len() <= 2),
-        "{segments:#?}"
+        ended.segments.iter().all(|segment| segment.spans.len() <= 2),
+        "{:#?}",
+        ended.segments
     );
 }
 

@@ -45,9 +45,9 @@ fn under_load_every_span_is_found_and_no_parent_is_wrong() {
     let scene = Scene::start().unwrap();
     let probe = scene.trace(&[]).unwrap();
     let summary = load(&scene, RATE, seconds());
-    let (account, _) = scene.judge(probe, true).unwrap();
+    let (account, ended) = scene.judge(probe, true).unwrap();
     let total = account.total();
-    println!("{account}");
+    println!("{account}\n{}", ended.stderr);
     let served: u64 = account
         .shapes
         .iter()
