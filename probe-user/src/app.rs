@@ -63,7 +63,7 @@ pub enum AppError {
     Ended(&'static str),
 }
 
-/// Traces until a signal comes, or until no target is left and none can come.
+/// Traces until a signal comes, until no target is left and none can come, or until nobody reads what comes out.
 pub async fn run(config: Config) -> Result<(), AppError> {
     let begin_ns = clock::now_boot_ns();
     let config = Arc::new(config);
@@ -103,7 +103,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         reader: spawn("reader", move || reader.run())?,
     };
     #[expect(clippy::disallowed_methods, reason = "this is app")]
-    let (exporter, watch) = (
+    let (mut exporter, watch) = (
         tokio::spawn(exporter),
         tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
     );
@@ -121,12 +121,16 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         tokio::select! {
             () = signals.recv() => {}
             ended = has_ended => if ended.is_ok() { info!("No target is left, and none can come"); },
+            // It has said why.
+            _ = &mut exporter => {}
         }
     }
 
     stages.stop(&telemetry)?;
     // Ends by itself: the reader held the queue's only sender.
-    let _ = exporter.await;
+    if !exporter.is_finished() {
+        let _ = exporter.await;
+    }
     watch.abort();
     let ready = started?;
     if ready.is_some() {

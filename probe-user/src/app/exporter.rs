@@ -182,8 +182,8 @@ fn sum(segments: &[Segment]) -> Tally {
     sum
 }
 
-/// Feeds the sink until the queue ends. Once the output fails the rest is taken and counted as lost: the traced
-/// programs must not feel it.
+/// Feeds the sink until the queue ends, or nobody reads any more. Once the output fails otherwise the rest is taken
+/// and counted as lost: the traced programs must not feel it.
 async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemetry: Arc<Telemetry>) {
     let mut failed = false;
     loop {
@@ -202,6 +202,10 @@ async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemet
             Err(_) if failed => continue,
             Err(_) => (Tally::default(), sink.tick()),
         };
+        if matches!(written, Err(OutputError::Closed(_))) {
+            account(&telemetry, &sink, taken, written);
+            return;
+        }
         failed = !account(&telemetry, &sink, taken, written);
     }
     if !failed {
