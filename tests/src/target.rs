@@ -408,6 +408,13 @@ impl Load {
         Ok(Self { child })
     }
 
+    /// Lets it send no more and waits for the answers.
+    pub fn enough(self) -> Result<LoadSummary> {
+        // SAFETY: the child has not been waited for, so its pid is still its own.
+        unsafe { libc::kill(libc::pid_t::try_from(self.child.id())?, libc::SIGTERM) };
+        self.finish()
+    }
+
     /// Waits for its end.
     pub fn finish(mut self) -> Result<LoadSummary> {
         let mut printed = String::new();

@@ -78,7 +78,11 @@ impl Said {
             words.iter().all(|word| line.contains(&word.to_lowercase()))
         });
         assert!(line.is_some(), "no line has all of {words:?}:\n{}", self.stderr);
-        assert!(!self.stderr.contains("ready"), "{}", self.stderr);
+        assert!(
+            !self.stderr.lines().any(|line| line.starts_with("ready")),
+            "{}",
+            self.stderr
+        );
     }
 }
 
@@ -238,7 +242,7 @@ fn a_go_that_is_too_new_is_verified_or_refused() {
         probe.stop().unwrap();
     } else {
         assert!(!probe.runs(), "neither ready nor ended");
-        assert!(probe.stderr().contains("go1.99"), "{}", probe.stderr());
+        assert!(probe.stderr().contains("1.99"), "{}", probe.stderr());
     }
 }
 
@@ -447,7 +451,7 @@ fn killed_under_load_no_request_fails() {
     needs_probe!();
     let scene = Scene::start().unwrap();
     let program = truth_program().unwrap();
-    let load = Load::start(&program, &scene.front, 500, 6.0, "").unwrap();
+    let load = Load::start(&program, &scene.front, 500, 60.0, "").unwrap();
     for _ in 0..3 {
         let mut probe = scene.trace(&[]).unwrap();
         probe
@@ -458,7 +462,7 @@ fn killed_under_load_no_request_fails() {
             thread::sleep(Duration::from_millis(1));
         }
     }
-    let summary = load.finish().unwrap();
+    let summary = load.enough().unwrap();
     assert_eq!(summary.failed, 0, "{}", summary.first_error);
 
     // The next start works and sees all.
@@ -475,7 +479,7 @@ fn killed_under_load_no_request_fails() {
 fn attached_and_detached_under_load_no_request_fails() {
     needs_probe!();
     let scene = Scene::start().unwrap();
-    let load = Load::start(&truth_program().unwrap(), &scene.front, 500, 6.0, "").unwrap();
+    let load = Load::start(&truth_program().unwrap(), &scene.front, 500, 60.0, "").unwrap();
     for _ in 0..3 {
         let probe = scene.trace(&["--propagate", "sw8,w3c"]).unwrap();
         probe
@@ -484,9 +488,12 @@ fn attached_and_detached_under_load_no_request_fails() {
         let ended = probe.stop().unwrap();
         assert!(ended.status.success(), "{}", ended.stderr);
     }
-    let summary = load.finish().unwrap();
+    let summary = load.enough().unwrap();
     assert_eq!(summary.failed, 0, "{}", summary.first_error);
 }
+
+/// How many short-lived processes live at a time.
+const AT_ONCE: usize = 20;
 
 #[test]
 fn a_thousand_short_lives_leave_nothing() {
@@ -501,14 +508,20 @@ fn a_thousand_short_lives_leave_nothing() {
     )
     .unwrap();
     let probe = Probe::start(&["--exe", program.to_str().unwrap()]).unwrap();
+    let arguments = [
+        "-what",
+        "one",
+        "-target",
+        &server.addresses.main,
+        "-wait",
+        "100ms",
+    ];
     let lives = |count: usize| {
-        for _ in 0..count / 4 {
-            let four: Vec<Target> = (0..4)
-                .map(|_| {
-                    Target::start(&program, &["-what", "one", "-target", &server.addresses.main]).unwrap()
-                })
+        for _ in 0..count / AT_ONCE {
+            let some: Vec<Target> = (0..AT_ONCE)
+                .map(|_| Target::start(&program, &arguments).unwrap())
                 .collect();
-            for mut one in four {
+            for mut one in some {
                 assert_eq!(one.line().unwrap(), "done 1");
                 one.wait().unwrap();
             }
@@ -564,9 +577,10 @@ fn a_thousand_short_lives_leave_nothing() {
         "{entries:?} became {entries_after:?}"
     );
 
-    // They were seen, too, but for those that were over before anybody could look.
+    // Some were seen, too: how many depends on how fast the machine looks at one within its tenth of a second.
     let seen = probe.segments().iter().flat_map(Segment::exits).count();
     println!("{seen} calls of 1200 seen");
+    assert!(seen > 0, "{}", probe.stderr());
     let ended = probe.stop().unwrap();
     assert!(ended.status.success(), "{}", ended.stderr);
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -9,10 +10,12 @@ import (
 	"math/rand"
 	"net"
 	"net/http"
+	"os/signal"
 	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -86,8 +89,10 @@ func load(arguments []string) error {
 			}
 		}()
 	}
+	enough, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	start := time.Now()
-	for turn := 0; turn < total; {
+	for turn := 0; turn < total && enough.Err() == nil; {
 		due := int(time.Since(start).Seconds() * float64(*rate))
 		for ; turn < due && turn < total; turn++ {
 			turns <- turn

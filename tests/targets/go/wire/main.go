@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"time"
 )
 
 func main() {
@@ -18,7 +19,9 @@ func main() {
 	seed := flag.Int64("seed", 1, "decides about all requests")
 	workers := flag.Int("workers", 1, "requests at a time")
 	what := flag.String("what", "plain", "one, plain, download, upgrade, raw or connect")
+	wait := flag.Duration("wait", 0, "for how long it does nothing at first")
 	flag.Parse()
+	time.Sleep(*wait)
 
 	var done int
 	var err error
