@@ -285,12 +285,25 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     Some(())
 }
 
-/// The connection's socket, if it is a TCP connection of package `net` and not a wrapper around one.
+/// The connection's socket, if it is a TCP connection of package `net`, or a wrapper that embeds one as its first
+/// field, as those have that only count or watch (Prometheus dials so).
+///
+/// One layer only: a wrapper around a `tls.Conn` must not be looked through, whose first field is a connection too.
 #[inline(always)]
 fn socket(connection: u64, tgid: u32, offsets: &Offsets) -> Option<SocketKey> {
     let conn: GoInterface = memory::read(connection + offsets.get(GoField::PersistConnConn)?)?;
+    if let Some(socket) = tcp_socket(conn.data, tgid, offsets) {
+        return Some(socket);
+    }
+    let embedded: GoInterface = memory::read(conn.data)?;
+    tcp_socket(embedded.data, tgid, offsets)
+}
+
+/// The socket of a `*net.TCPConn`; of anything else nothing, since no other type has "tcp" in that place.
+#[inline(always)]
+fn tcp_socket(conn: u64, tgid: u32, offsets: &Offsets) -> Option<SocketKey> {
     // `net.TCPConn` is a `net.conn`, which is a pointer to its `netFD`.
-    let fd: u64 = memory::read(conn.data)?;
+    let fd: u64 = memory::read(conn)?;
     let network: GoString = memory::read(fd + offsets.get(GoField::NetFdNet)?)?;
     let name: [u8; 3] = memory::read(network.address)?;
     if network.len < 3 || network.len > 4 || name != *b"tcp" {
