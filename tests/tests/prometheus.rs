@@ -63,4 +63,25 @@ fn a_scrape_is_one_trace() {
         exit.start_time <= entry.start_time && entry.end_time <= exit.end_time,
         "{exit:?} {entry:?}"
     );
+
+    // Hooks are attached one program after the other: what was asked in between may have come without a header. Of
+    // all that comes later, nothing.
+    let from = entry.start_time;
+    let later = |segments: &[Segment]| -> Vec<Span> {
+        let served = segments
+            .iter()
+            .filter(|segment| segment.service == served.service);
+        let entries = served
+            .filter_map(Segment::entry)
+            .filter(|entry| entry.start_time > from);
+        entries.cloned().collect()
+    };
+    let segments = probe
+        .wait_for("twenty more scrapes", |segments| later(segments).len() >= 20)
+        .expect("segments");
+    let orphans: Vec<Span> = later(&segments)
+        .into_iter()
+        .filter(|entry| entry.refs.is_empty())
+        .collect();
+    assert!(orphans.is_empty(), "{orphans:#?}");
 }
