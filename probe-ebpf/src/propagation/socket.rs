@@ -35,6 +35,9 @@ use crate::{
 
 const AF_INET: u32 = 2;
 
+/// Bytes of a message that are put in one piece: the head, our lines, and what else fits.
+const LINEAR_MAX: u32 = (HEAD_MAX + PREPARED_MAX) as u32;
+
 /// Socket cookie → a client socket of a target. `socket_connect` inserts new ones and the loader those that were
 /// open before; the kernel deletes a socket that closes.
 #[map]
@@ -202,7 +205,11 @@ fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u
         if bpf_msg_push_data(msg, at, lines_len, 0) != 0 {
             return (SK_PASS, Outcome::Refused);
         }
-        if bpf_msg_pull_data(msg, at, at + lines_len, 0) == 0 && fill(msg, prepared, lines_len) {
+        // The head in one piece, or TCP may send the pieces one by one: a server that reads the first alone moves
+        // what it has parsed out of its buffer, where the probe at its end looks for our line.
+        let whole = core::ptr::read_volatile(&raw const (*msg).size);
+        let wanted = if whole < LINEAR_MAX { whole } else { LINEAR_MAX };
+        if bpf_msg_pull_data(msg, 0, wanted, 0) == 0 && fill(msg, prepared, at, lines_len) {
             return (SK_PASS, outcome);
         }
         // A gap without its bytes must not go out.
@@ -213,12 +220,12 @@ fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u
     }
 }
 
-/// Copies the lines into the gap, which the message's data now is; whether all of it was filled.
+/// Copies the lines into the gap at `gap` of the message's data; whether all of it was filled.
 #[inline(always)]
-unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, len: u32) -> bool {
+unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, gap: u32, len: u32) -> bool {
     // SAFETY: each store is checked against the end of the data, each load against the entry's size.
     unsafe {
-        let start = data(msg);
+        let start = data(msg) + (gap & (HEAD_MAX as u32 * 2 - 1)) as usize;
         let end = data_end(msg);
         let lines = prepared.lines.as_ptr();
         let mut at: usize = 0;
