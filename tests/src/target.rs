@@ -3,7 +3,7 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -172,6 +172,20 @@ pub struct Target {
     lines: mpsc::Receiver<String>,
 }
 
+/// Starts the command. A program that was written just now may be open for writing still, in a child that another
+/// test's thread has forked and that has not reached its own program.
+fn spawn_when_written(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..100 {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome,
+        }
+    }
+    command.spawn()
+}
+
 impl Target {
     /// Starts it.
     pub fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
@@ -180,10 +194,8 @@ impl Target {
 
     /// Starts a prepared command.
     pub fn spawn(command: &mut Command) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = spawn_when_written(command)
             .with_context(|| format!("start {}", command.get_program().display()))?;
         let stdout = child.stdout.take().context("standard output is piped")?;
         let (sender, lines) = mpsc::channel();

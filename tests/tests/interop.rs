@@ -206,6 +206,9 @@ fn span(segment: &SegmentObject, span_type: SpanType) -> &SpanObject {
     found
 }
 
+/// How much later than its client's span a server's may end, on a busy machine.
+const ENDS_LATER_MS: i64 = 200;
+
 /// Asserts that the callee's entry span says, in all its fields, that the caller's exit span caused it.
 fn assert_joined(caller: &SegmentObject, callee: &SegmentObject, address: SocketAddr) {
     let (root, exit, entry) = (
@@ -232,8 +235,9 @@ fn assert_joined(caller: &SegmentObject, callee: &SegmentObject, address: Socket
     assert_eq!(reference.parent_endpoint, endpoint);
     assert_eq!(reference.network_address_used_at_peer, exit.peer);
     assert_eq!(exit.peer, address.to_string());
+    // A server may still be closing its span when the client has its answer.
     assert!(
-        exit.start_time <= entry.start_time && entry.end_time <= exit.end_time,
+        exit.start_time <= entry.start_time && entry.end_time <= exit.end_time + ENDS_LATER_MS,
         "{exit:?} {entry:?}"
     );
     assert_eq!(exit.parent_span_id, root.span_id);
