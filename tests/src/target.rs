@@ -217,7 +217,7 @@ impl Target {
         unsafe {
             command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
                 0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
+                _ => Err(io::Error::last_os_error()),
             });
         }
         let target = Self::spawn(&mut command)?;
@@ -236,7 +236,7 @@ impl Target {
             detached == 0,
             "detach from {}: {}",
             program.display(),
-            std::io::Error::last_os_error()
+            io::Error::last_os_error()
         );
         Ok(target)
     }

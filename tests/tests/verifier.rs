@@ -1,4 +1,10 @@
 //! Every kernel program of both objects loads here, and says how many instructions the verifier walked.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a test says where it fails"
+)]
 
 use probe_user::kernel::load::{self, LoadError};
 
