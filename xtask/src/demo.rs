@@ -28,7 +28,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How the demo runs.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Report into a real OAP with its UI, started for this, instead of showing the traces here
+    /// Report into a real OAP, started for this, with a page to look at it, instead of showing the traces here
     #[arg(long)]
     pub oap: bool,
     /// How many requests to send, one a second; 0: until Ctrl-C [default: 10, with --oap 0]
@@ -221,10 +221,10 @@ impl Probe {
 fn get(address: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    // In one piece, as clients do: `write!` would send the head in several, and the probe would count that it had not
+    // seen it whole.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
