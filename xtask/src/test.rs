@@ -50,6 +50,9 @@ pub fn run(options: &Options) -> ExitCode {
     for failure in &counts.failures {
         println!("failed: {failure}");
     }
+    for flaky in &counts.flaky {
+        println!("flaky: {flaky}: failed, and passed when it was run again");
+    }
     for skip in &counts.skips {
         println!("skipped: {skip}");
     }
@@ -187,14 +190,19 @@ impl Message {
     }
 }
 
-fn run_binary(binary: &TestBinary, options: &Options, skyprobe: &Path, counts: &mut Counts) -> Result<()> {
-    let name = format!("{}/{}", binary.package, binary.target);
-    let system = binary.package == SYSTEM_TESTS;
+fn start_command(binary: &TestBinary) -> Command {
     let mut command = Command::new(&binary.executable);
     command
         .current_dir(&binary.directory)
         .env("CARGO_MANIFEST_DIR", &binary.directory)
         .stdin(Stdio::null());
+    command
+}
+
+fn run_binary(binary: &TestBinary, options: &Options, skyprobe: &Path, counts: &mut Counts) -> Result<()> {
+    let name = format!("{}/{}", binary.package, binary.target);
+    let system = binary.package == SYSTEM_TESTS;
+    let mut command = start_command(binary);
     command.args(&options.filter);
     // SAFETY: geteuid cannot fail and touches no memory. The standard library has no user ids.
     if system && unsafe { libc::geteuid() } != 0 {
@@ -214,16 +222,31 @@ fn run_binary(binary: &TestBinary, options: &Options, skyprobe: &Path, counts: &
     }
 
     step(format!("testing {name}"));
-    command.arg("--show-output").env("SKYPROBE_BIN", skyprobe);
-    if system {
-        command.env("SKYPROBE_GO", toolchain::go()?);
-    }
-    if options.full {
-        command.env("SKYPROBE_TEST_FULL", "1");
-    }
     let limit = if options.full { LIMIT_FULL } else { LIMIT };
-    let (text, status) = run_and_read(&name, &mut command, limit, system)?;
-    let output = Output::parse(&text);
+    let run = |command: &mut Command| -> Result<(String, Output, String)> {
+        command.arg("--show-output").env("SKYPROBE_BIN", skyprobe);
+        if system {
+            command.env("SKYPROBE_GO", toolchain::go()?);
+        }
+        if options.full {
+            command.env("SKYPROBE_TEST_FULL", "1");
+        }
+        let (text, status) = run_and_read(&name, command, limit, system)?;
+        let output = Output::parse(&text);
+        Ok((text, output, status))
+    };
+    let (text, mut output, status) = run(&mut command)?;
+    if system && !output.failures.is_empty() {
+        // Real programs under load on a shared machine: a failure that does not come back is reported as such, not
+        // as a pass like any other.
+        step(format!("running what failed of {name} again, one at a time"));
+        let mut again = start_command(binary);
+        again.args(["--exact", "--test-threads=1"]).args(&output.failures);
+        let (_, second, _) = run(&mut again)?;
+        for test in output.forgive(&second) {
+            counts.flaky.push(format!("{name} {test}"));
+        }
+    }
     if output.failed > 0 && !system {
         print!("{text}");
     }

@@ -10,6 +10,8 @@ pub(super) struct Counts {
     /// Each with its reason.
     pub(super) skips: Vec<String>,
     pub(super) failures: Vec<String>,
+    /// Tests that failed and passed when they were run again; among the passed.
+    pub(super) flaky: Vec<String>,
 }
 
 impl fmt::Display for Counts {
@@ -72,6 +74,22 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// Takes the failures that a second run has not seen again for passes, and says which they are.
+    pub(super) fn forgive(&mut self, second: &Self) -> Vec<String> {
+        // A second run that crashed, or ran something else, forgives nothing.
+        if second.results == 0 || second.passed + second.failed != self.failures.len() {
+            return Vec::new();
+        }
+        let (failed, passed) = std::mem::take(&mut self.failures)
+            .into_iter()
+            .partition(|failure| second.failures.contains(failure));
+        self.failures = failed;
+        let passed: Vec<String> = passed;
+        self.failed -= passed.len();
+        self.passed += passed.len();
+        passed
+    }
+
     /// Reads what a test binary printed, run with `--show-output`.
     ///
     /// A test that finds out, running, that it cannot run here prints a line `SKIP reason` and returns; to its binary it
@@ -135,6 +153,21 @@ fn count(result: &str, word: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_passes_the_second_time_is_forgiven() {
+        let first = "test a ... ok\ntest b ... FAILED\ntest c ... FAILED\n\
+            test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let second = "test b ... ok\ntest c ... FAILED\n\
+            test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 1 filtered out\n";
+        let mut output = Output::parse(first);
+        assert_eq!(output.forgive(&Output::parse(second)), ["b"]);
+        assert_eq!((output.passed, output.failed), (2, 1));
+        assert_eq!(output.failures, ["c"]);
+        let mut output = Output::parse(first);
+        assert!(output.forgive(&Output::parse("killed")).is_empty());
+        assert_eq!((output.passed, output.failed), (1, 2));
+    }
 
     const TEXT: &str = "
 running 4 tests
