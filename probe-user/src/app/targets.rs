@@ -207,9 +207,13 @@ impl Targets {
         let propagation = self.start_propagation();
         // First, so that no start falls between the look around and the first notice.
         self.kernel.follow_processes()?;
+        // All are attached before the first is traced: a call between two of them would else be seen from one side
+        // only, and draw a user where a service is.
+        let pids: Vec<u32> = process::list().map_err(TargetsError::List)?.collect();
+        let attached = self.attach_all(&pids);
         let mut refused = 0;
         let mut only = None;
-        for pid in process::list().map_err(TargetsError::List)? {
+        for pid in pids {
             match self.look_at(pid, &mut Listeners::default()) {
                 Look::Traced | Look::Left => {}
                 Look::Gone => only = Some(TargetsError::Gone { pid }),
@@ -219,6 +223,7 @@ impl Targets {
                 }
             }
         }
+        drop(attached);
         if let Some(gone) = self
             .selection
             .processes()
@@ -238,6 +243,19 @@ impl Targets {
                 propagation,
             }),
         }
+    }
+
+    /// Attaches the binaries of all selected processes. They stay attached as long as what is returned lives.
+    fn attach_all(&mut self, pids: &[u32]) -> Vec<Arc<Binary>> {
+        let mut listeners = Listeners::default();
+        let selected = pids.iter().filter_map(|pid| {
+            let process = Process::read(*pid).ok()??;
+            self.selection.matches(&process, &mut listeners)?;
+            Some(process)
+        });
+        let selected: Vec<Process> = selected.collect();
+        let attach = |process| self.binaries.attach(&mut self.kernel, process).ok();
+        selected.iter().filter_map(attach).collect()
     }
 
     fn start_propagation(&mut self) -> String {

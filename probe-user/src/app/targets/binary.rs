@@ -55,7 +55,12 @@ impl Refused {
 #[derive(Default)]
 pub(super) struct Binaries {
     attached: HashMap<Content, Weak<Binary>>,
+    /// What was found wanting, so that the next process that runs it is answered at once.
+    refused: HashMap<Content, Arc<Refused>>,
 }
+
+/// Refusals remembered; a host has few programs and many processes.
+const REFUSED_MAX: usize = 1_024;
 
 impl Binaries {
     /// The binary that `process` runs, attached now if it was not before.
@@ -69,7 +74,23 @@ impl Binaries {
         if let Some(binary) = self.attached.get(&content).and_then(Weak::upgrade) {
             return Ok(binary);
         }
-        let binary = Arc::new(attach(kernel, process).map_err(Arc::new)?);
+        if let Some(refused) = self.refused.get(&content) {
+            return Err(Arc::clone(refused));
+        }
+        let binary = match attach(kernel, process) {
+            Ok(binary) => Arc::new(binary),
+            Err(refused) => {
+                let refused = Arc::new(refused);
+                // The reason may be that the process has ended.
+                if process.is_current() {
+                    if self.refused.len() >= REFUSED_MAX {
+                        self.refused.clear();
+                    }
+                    self.refused.insert(content, Arc::clone(&refused));
+                }
+                return Err(refused);
+            }
+        };
         self.attached.insert(content, Arc::downgrade(&binary));
         Ok(binary)
     }
