@@ -283,7 +283,7 @@ impl Tracer {
         let Some(identity) = self.identity(fixed.header.tgid) else {
             return;
         };
-        let sent = fixed.flags & REQUEST_OPERATION_SENT != 0 && !request.operation.is_empty();
+        let sent = fixed.flags & REQUEST_OPERATION_SENT != 0 && names::is_operation(request.operation);
         let operation = if sent {
             lossy(request.operation)
         } else {
@@ -299,12 +299,13 @@ impl Tracer {
 
         let expected = fixed.span_count.saturating_sub(1) as usize;
         let id = fixed.segment_id;
-        if let Some(sent) = self.sent.get(&id) {
-            // Its calls could not wait any longer and took the segment's id with them.
-            let segment_id = sent.request_segment_id.clone();
+        let has_one = self.held.get(&id).is_some_and(|held| held.request.is_some());
+        if has_one || self.sent.contains_key(&id) {
+            // Its calls could not wait any longer and took the segment's id with them; or, which only a damaged
+            // record brings about, another request has that id.
             out.push(Segment {
                 trace_id: entry.trace_id,
-                segment_id,
+                segment_id: request_segment_id(&id),
                 identity,
                 spans: vec![entry.span],
             });
@@ -330,9 +331,9 @@ impl Tracer {
             span: entry.span,
             expected,
         };
-        let is_first = held.request.replace(request).is_none();
+        held.request = Some(request);
         let is_complete = held.is_complete();
-        self.held_spans += usize::from(is_first);
+        self.held_spans += 1;
         if is_complete {
             self.send(id, out);
         } else {
@@ -460,14 +461,7 @@ impl Tracer {
                 self.lose(TraceLoss::CallMissing, missing);
                 if !target_gone {
                     let trace_id = request.trace_id.clone();
-                    self.remember(
-                        id,
-                        Sent {
-                            trace_id,
-                            request_segment_id: segment_id.clone(),
-                            until_ns,
-                        },
-                    );
+                    self.remember(id, Sent { trace_id, until_ns });
                 }
                 out.push(segment(segment_id, identity, request, calls));
             }
@@ -478,22 +472,12 @@ impl Tracer {
                 if !target_gone {
                     // The request may yet end. Its calls have the ids that went out in headers, so it is the
                     // request that has to take another, and the calls refer to it.
-                    let request_segment_id = format!("{segment_id}.0");
                     if held.trace_id.is_some() {
-                        root.references.push(within_process(
-                            &trace_id,
-                            request_segment_id.clone(),
-                            &identity,
-                        ));
+                        root.references
+                            .push(within_process(&trace_id, request_segment_id(&id), &identity));
                     }
-                    self.remember(
-                        id,
-                        Sent {
-                            trace_id: trace_id.clone(),
-                            request_segment_id,
-                            until_ns,
-                        },
-                    );
+                    let trace_id = trace_id.clone();
+                    self.remember(id, Sent { trace_id, until_ns });
                 }
                 let mut spans = vec![root];
                 spans.extend(calls);
@@ -595,6 +579,11 @@ fn stand_in(calls: &[Span]) -> Span {
         logs: Vec::new(),
         skip_analysis: false,
     }
+}
+
+/// The id under which a request is reported whose segment's id is taken.
+fn request_segment_id(id: &SegmentId) -> String {
+    format!("{}.0", hex(id))
 }
 
 /// Bytes as lower-case digits.

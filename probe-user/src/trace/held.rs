@@ -35,8 +35,6 @@ pub(super) struct HeldRequest {
 #[derive(Debug)]
 pub(super) struct Sent {
     pub trace_id: String,
-    /// Where its request was, or will be, reported.
-    pub request_segment_id: String,
     /// Boot time at which it is forgotten.
     pub until_ns: u64,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use probe_common::operation::Operation;
+use probe_common::{limits::OPERATION_MAX, operation::Operation};
 
 /// How long a name counts after it was last used: the period over which OAP counts.
 const WINDOW_NS: u64 = 600 * 1_000_000_000;
@@ -96,6 +96,11 @@ fn other(operation: &str) -> String {
 pub(super) fn operation(method: &[u8], pattern: &[u8], path: &[u8], keep_path: bool) -> String {
     let operation: Operation = probe_common::operation::name(method, pattern, path, keep_path);
     operation.as_str().to_owned()
+}
+
+/// Whether this can be a name that was sent; any other comes of a damaged record.
+pub(super) fn is_operation(name: &[u8]) -> bool {
+    !name.is_empty() && name.len() <= OPERATION_MAX && name.iter().all(u8::is_ascii_graphic)
 }
 
 #[cfg(test)]
