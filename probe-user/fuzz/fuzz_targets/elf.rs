@@ -2,11 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use probe_user::discover::elf::{Elf, NoteType};
+use probe_user::discover::elf::Elf;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(elf) = Elf::from_bytes(bytes.to_vec()) else { return };
-    let _ = elf.note(b"Go", NoteType(4));
+    let Ok(elf) = Elf::from_bytes(bytes.to_vec()) else {
+        return;
+    };
+    let _ = elf.note(b"Go", 4);
     let _ = elf.pointers_to(0x40_0000, 16);
     for segment in elf.segments.iter().take(4) {
         let mut buffer = [0; 64];

@@ -22,22 +22,43 @@ pub fn program(data: &[u8], sections: &[(&str, u64, u64)]) -> Vec<u8> {
         names.push(0);
     }
     let sections_offset = names_offset + names.len() as u64;
-    let count = if sections.is_empty() { 0 } else { sections.len() as u16 + 1 };
+    let count = if sections.is_empty() {
+        0
+    } else {
+        sections.len() as u16 + 1
+    };
 
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     file.extend(2_u16.to_le_bytes());
     file.extend(62_u16.to_le_bytes());
     file.extend(1_u32.to_le_bytes());
-    file.extend([TEXT_ADDRESS, HEADER_BYTES, if count == 0 { 0 } else { sections_offset }].map(u64::to_le_bytes).concat());
+    file.extend(
+        [
+            TEXT_ADDRESS,
+            HEADER_BYTES,
+            if count == 0 { 0 } else { sections_offset },
+        ]
+        .map(u64::to_le_bytes)
+        .concat(),
+    );
     file.extend(0_u32.to_le_bytes());
-    file.extend([64, 56, 2, 64, count, count.saturating_sub(1)].map(u16::to_le_bytes).concat());
+    file.extend(
+        [64, 56, 2, 64, count, count.saturating_sub(1)]
+            .map(u16::to_le_bytes)
+            .concat(),
+    );
     // The code is the file's own first bytes; the data may be written.
-    for (flags, offset, address, size) in
-        [(5_u32, 0, TEXT_ADDRESS, data_offset), (6, data_offset, DATA_ADDRESS, data.len() as u64)]
-    {
+    for (flags, offset, address, size) in [
+        (5_u32, 0, TEXT_ADDRESS, data_offset),
+        (6, data_offset, DATA_ADDRESS, data.len() as u64),
+    ] {
         file.extend(1_u32.to_le_bytes());
         file.extend(flags.to_le_bytes());
-        file.extend([offset, address, address, size, size, 0x1000].map(u64::to_le_bytes).concat());
+        file.extend(
+            [offset, address, address, size, size, 0x1000]
+                .map(u64::to_le_bytes)
+                .concat(),
+        );
     }
     file.extend(data);
     file.extend(&names);

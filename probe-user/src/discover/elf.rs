@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use object::elf::NoteType;
 use object::{LittleEndian as LE, elf, pod};
 use thiserror::Error;
 
@@ -471,10 +470,10 @@ impl Elf {
     }
 
     /// The description of the first note of this owner and type.
-    pub fn note(&self, owner: &[u8], kind: NoteType) -> Option<Vec<u8>> {
+    pub fn note(&self, owner: &[u8], kind: u32) -> Option<Vec<u8>> {
         self.notes.iter().find_map(|(offset, size_bytes)| {
             let bytes = self.bytes(*offset, (*size_bytes).min(4096), "a note").ok()?;
-            find_note(&bytes, owner, kind.0)
+            find_note(&bytes, owner, kind)
         })
     }
 }
@@ -563,7 +562,7 @@ mod tests {
         assert_eq!(elf.file_offset(text.address), Some(text.offset));
         assert!(elf.is_executable(text.address));
         assert!(
-            elf.note(b"GNU", elf::NT_GNU_BUILD_ID)
+            elf.note(b"GNU", elf::NT_GNU_BUILD_ID.0)
                 .is_some_and(|id| id.len() == 20)
         );
     }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use object::elf::{NT_GNU_BUILD_ID, NoteType};
+use object::elf::NT_GNU_BUILD_ID;
 use thiserror::Error;
 
 use crate::discover::{
@@ -30,7 +30,7 @@ const MODULES_END_BYTES: usize = 16;
 /// Bytes of `runtime.moduledata` that are looked at.
 const MODULEDATA_BYTES: usize = 344;
 /// The note with Go's own build id.
-const NT_GO_BUILD_ID: NoteType = NoteType(4);
+const NT_GO_BUILD_ID: u32 = 4;
 
 /// Why a binary cannot be traced, or read at all.
 #[derive(Debug, Error)]
@@ -181,7 +181,7 @@ impl GoBinary {
         let build_id = match elf.note(b"Go", NT_GO_BUILD_ID) {
             Some(id) if !id.is_empty() => Some(String::from_utf8_lossy(&id).into_owned()),
             _ => elf
-                .note(b"GNU", NT_GNU_BUILD_ID)
+                .note(b"GNU", NT_GNU_BUILD_ID.0)
                 .map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
         };
         let (modules, settings) = match &buildinfo.modules {
