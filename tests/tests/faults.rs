@@ -577,10 +577,10 @@ fn a_thousand_short_lives_leave_nothing() {
         "{entries:?} became {entries_after:?}"
     );
 
-    // Some were seen, too: how many depends on how fast the machine looks at one within its tenth of a second.
+    // They were seen, too, but for those that the machine was too busy to look at within their tenth of a second.
     let seen = probe.segments().iter().flat_map(Segment::exits).count();
     println!("{seen} calls of 1200 seen");
-    assert!(seen > 0, "{}", probe.stderr());
+    assert!(seen > 400, "{}", probe.stderr());
     let ended = probe.stop().unwrap();
     assert!(ended.status.success(), "{}", ended.stderr);
 }

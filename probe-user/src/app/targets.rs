@@ -167,7 +167,8 @@ impl Targets {
             self.follow(notices, ended);
         }
         let pids: Vec<u32> = self.targets.keys().copied().collect();
-        let binaries: Vec<_> = pids.into_iter().filter_map(|pid| self.release(pid)).collect();
+        let mut binaries: Vec<_> = pids.into_iter().filter_map(|pid| self.release(pid)).collect();
+        binaries.extend(self.binaries.take_lingering());
         // Detaching is mostly waiting, so all wait at once.
         thread::scope(|scope| {
             for binary in binaries {
@@ -315,6 +316,7 @@ impl Targets {
         for pid in gone {
             self.let_go(pid);
         }
+        self.binaries.forget_unused(clock::now_boot_ns());
         if !self.selection.is_open() {
             return;
         }
@@ -449,8 +451,14 @@ impl Targets {
     }
 
     fn let_go(&mut self, pid: u32) {
-        drop(self.release(pid));
-        self.binaries.forget_unused();
+        let now_ns = clock::now_boot_ns();
+        if let Some(binary) = self.release(pid)
+            // Else nobody can come who runs it.
+            && self.selection.is_open()
+        {
+            self.binaries.keep(binary, now_ns);
+        }
+        self.binaries.forget_unused(now_ns);
     }
 
     /// Traces the process no longer; its binary, which detaches if this was the last process that ran it.

@@ -1,10 +1,11 @@
 //! Binaries attached to, each once however many processes run it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs,
     os::unix::fs::MetadataExt as _,
     sync::{Arc, Weak},
+    thread,
 };
 
 use tracing::{debug, warn};
@@ -51,10 +52,19 @@ impl Refused {
     }
 }
 
+/// How long a binary stays attached that nothing runs any more. A program that is started again is then traced at
+/// once; attaching anew would have to wait for the kernel to detach, which takes a second or two.
+const LINGER_NS: u64 = 60_000_000_000;
+
+/// How many binaries may do so.
+const LINGERING_MAX: usize = 16;
+
 /// The binaries of all targets.
 #[derive(Default)]
 pub(super) struct Binaries {
     attached: HashMap<Content, Weak<Binary>>,
+    /// With the time until which each is kept, the oldest first.
+    lingering: VecDeque<(u64, Arc<Binary>)>,
     /// What was found wanting, so that the next process that runs it is answered at once.
     refused: HashMap<Content, Arc<Refused>>,
 }
@@ -95,9 +105,30 @@ impl Binaries {
         Ok(binary)
     }
 
-    /// Forgets the binaries that no target runs any more; they detached when the last one went.
-    pub(super) fn forget_unused(&mut self) {
+    /// A target is gone that ran this binary: it stays attached for a while.
+    pub(super) fn keep(&mut self, binary: Arc<Binary>, now_ns: u64) {
+        self.lingering.retain(|(_, other)| !Arc::ptr_eq(other, &binary));
+        if Arc::strong_count(&binary) == 1 {
+            self.lingering
+                .push_back((now_ns.saturating_add(LINGER_NS), binary));
+        }
+    }
+
+    /// Detaches what nothing has run for a while.
+    pub(super) fn forget_unused(&mut self, now_ns: u64) {
+        while let Some((until_ns, _)) = self.lingering.front()
+            && (*until_ns <= now_ns || self.lingering.len() > LINGERING_MAX)
+        {
+            let binary = self.lingering.pop_front();
+            // On a thread of its own: whoever starts meanwhile shall not wait for it.
+            thread::spawn(move || drop(binary));
+        }
         self.attached.retain(|_, binary| binary.strong_count() > 0);
+    }
+
+    /// What is attached only because it was run a while ago.
+    pub(super) fn take_lingering(&mut self) -> impl Iterator<Item = Arc<Binary>> {
+        self.lingering.drain(..).map(|(_, binary)| binary)
     }
 
     /// How many are attached.
