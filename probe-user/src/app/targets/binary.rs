@@ -2,8 +2,9 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File},
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::PathBuf,
     sync::{Arc, Weak},
     thread,
 };
@@ -161,6 +162,8 @@ fn content(process: &Process) -> std::io::Result<Content> {
 
 fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
     let path = process.exe_path();
+    // The process may end while we attach, and its path with it: half of the hooks in place would be worse than none.
+    let file = File::open(&path).map_err(|error| Refused::new(format!("open its program: {error}")))?;
     let refused = |error: BinaryError| Refused {
         is_not_go: matches!(error, BinaryError::NotGo { .. }),
         text: crate::chain(&error),
@@ -187,7 +190,8 @@ fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
         let first = plan.refusals.first().map(|refusal| refusal.reason.to_string());
         return Err(Refused::new(first.unwrap_or_else(|| absent.to_owned())));
     }
-    let (links, failed) = kernel.attach(&path, &plan.sites);
+    let held = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let (links, failed) = kernel.attach(&held, &plan.sites);
     for error in &failed {
         let error = crate::chain(error);
         warn!(%exe, %error, "Program not attached");
