@@ -204,15 +204,7 @@ fn with_bench(mut bench: Bench, facts: &mut Facts) {
 
 /// An error with its causes, without the verifier's log: its last line of words says it.
 fn chain(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !words.contains(text.as_str()) {
-            words = format!("{words}: {text}");
-        }
-        cause = error.source();
-    }
+    let words = crate::chain(error);
     let mut lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default().to_owned();
     match lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time")) {

@@ -124,6 +124,15 @@ pub fn tally(segment: &Segment) -> Tally {
     }
 }
 
+/// How much several do.
+pub fn tally_all<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> Tally {
+    let mut sum = Tally::default();
+    for segment in segments {
+        sum += tally(segment);
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

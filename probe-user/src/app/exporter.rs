@@ -19,7 +19,7 @@ use crate::{
         json::{Json, JsonSettings},
         output::OutputError,
         skywalking::{self, Registry},
-        tally,
+        tally_all,
         text::{Text, TextSettings},
     },
     telemetry::{Loss, Tally, Telemetry},
@@ -138,7 +138,7 @@ struct JsonSink(Json<Output>);
 impl Sink for JsonSink {
     fn take(&mut self, segments: Vec<Segment>) -> Result<Tally, OutputError> {
         self.0.export(&segments)?;
-        Ok(sum(&segments))
+        Ok(tally_all(&segments))
     }
 
     fn tick(&mut self) -> Result<Tally, OutputError> {
@@ -174,14 +174,6 @@ impl Sink for TextSink {
     }
 }
 
-fn sum(segments: &[Segment]) -> Tally {
-    let mut sum = Tally::default();
-    for segment in segments {
-        sum += tally(segment);
-    }
-    sum
-}
-
 /// Feeds the sink until the queue ends, or nobody reads any more. Once the output fails otherwise the rest is taken
 /// and counted as lost: the traced programs must not feel it.
 async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemetry: Arc<Telemetry>) {
@@ -192,7 +184,7 @@ async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemet
             Ok(None) => break,
             Ok(Some(first)) => {
                 let batch = segments.with_waiting(first, BATCH_SEGMENTS);
-                let taken = sum(&batch);
+                let taken = tally_all(&batch);
                 if failed {
                     telemetry.lost(Loss::OutputFailed, taken);
                     continue;

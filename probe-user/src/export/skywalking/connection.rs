@@ -185,7 +185,7 @@ impl Connection {
                 });
                 return;
             }
-            Ok(Err(error)) => causes(&error),
+            Ok(Err(error)) => crate::chain(&error),
             Err(_elapsed) => format!("no connection within {} ms", self.connect_timeout.as_millis()),
         };
         state.failures = state.failures.saturating_add(1);
@@ -322,12 +322,6 @@ pub(super) fn told(status: &Status) -> String {
 }
 
 /// An error with what lies under it, in one line.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    add_causes(&mut text, error);
-    text
-}
-
 fn add_causes(text: &mut String, error: &dyn Error) {
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -21,7 +21,7 @@ use tracing::{error, warn};
 use super::Settings;
 use super::connection::{Answer, Connection, Live, told};
 use super::convert::segment_object;
-use crate::export::{SegmentReceiver, tally};
+use crate::export::{SegmentReceiver, tally_all};
 use crate::telemetry::{Loss, Repeats, Tally, Telemetry};
 use crate::trace::segment::Segment;
 
@@ -295,14 +295,6 @@ fn timed_out(status: &Status) -> bool {
         cause = error.source();
     }
     false
-}
-
-fn tally_all<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> Tally {
-    let mut sum = Tally::default();
-    for segment in segments {
-        sum += tally(segment);
-    }
-    sum
 }
 
 /// Segments on their way, in order; knows which of them OAP may have seen.
