@@ -15,7 +15,7 @@ use crate::{
         elf::Architecture,
         go::{BinaryError, GoBinary},
     },
-    instrument::{self, OnMissing, Part, Place, Plan, Refusal, offset, offset::OffsetSource},
+    instrument::{self, OnMissing, Part, Place, Plan, Refusal, SiteKind, offset, offset::OffsetSource},
 };
 
 /// Why there is nothing to tell.
@@ -209,6 +209,9 @@ fn hooks(plan: &Plan) -> Vec<HookReport> {
             let reason = match refusal {
                 Some(refusal) => Some(refusal.reason.to_string()),
                 None if absent => Some(format!("the program has no {} {}", library.library, hook.part)),
+                None if sites.is_empty() && matches!(hook.site, SiteKind::Success { .. }) => {
+                    Some("not needed: the returns serve".to_owned())
+                }
                 None if sites.is_empty() => Some("not for this Go version".to_owned()),
                 None => None,
             };
@@ -232,6 +235,7 @@ fn place(place: Place) -> &'static str {
     match place {
         Place::StackCheck => "stack check",
         Place::Entry => "entry",
+        Place::Success => "success of a call",
         Place::Return => "return",
     }
 }

@@ -191,6 +191,7 @@ impl Plan {
 pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
     let hooks = || go::LIBRARIES.iter().flat_map(|library| library.hooks);
     let mut symbols: Vec<&str> = hooks().flat_map(|hook| hook.symbols).copied().collect();
+    symbols.extend(hooks().filter_map(|hook| hook.site.callee()));
     symbols.push(go::runtime::NEWPROC);
     let agents: Vec<&str> = go::AGENTS.iter().map(|(prefix, _)| *prefix).collect();
     let found = binary.look_up(&symbols, &agents)?;
@@ -304,7 +305,10 @@ fn place(
     let (Some(body), Some(offset)) = (body(binary, function), offset) else {
         return Err((symbol, RefusalReason::Unreadable));
     };
-    let spots = site::find(binary.architecture, hook.site, &body).map_err(|error| (symbol, error.into()))?;
+    let callee = hook.site.callee().and_then(|callee| found.function(callee));
+    let callee = callee.map(|callee| callee.address.wrapping_sub(function.address));
+    let spots =
+        site::find(binary.architecture, hook.site, &body, callee).map_err(|error| (symbol, error.into()))?;
     let site = |spot: site::Spot| Site {
         program: hook.program,
         symbol,
@@ -375,12 +379,13 @@ mod tests {
         places
     }
 
-    const EVERYTHING: [(&str, Place); 7] = [
+    const EVERYTHING: [(&str, Place); 8] = [
         ("go_net_http_serve_http", Place::StackCheck),
         ("go_net_http_finish_request", Place::StackCheck),
         ("go_net_http_hijack", Place::StackCheck),
         ("go_net_http_conn_close", Place::StackCheck),
         ("go_net_http_round_trip", Place::StackCheck),
+        ("go_net_http_round_trip_success", Place::Success),
         ("go_net_http_round_trip_return", Place::Return),
         ("go_net_http_persist_conn_round_trip", Place::StackCheck),
     ];
@@ -411,7 +416,7 @@ mod tests {
             assert!(
                 plan.sites
                     .iter()
-                    .all(|site| site.emulated == (site.place == Place::StackCheck)),
+                    .all(|site| site.emulated == (site.place != Place::Return)),
                 "{name}"
             );
             assert!(plan.goidgen.is_some() && plan.types.is_some(), "{name}");
@@ -482,7 +487,11 @@ mod tests {
             &[("GOARCH", "arm64")],
         ))
         .unwrap();
-        assert_eq!(places(&plan), EVERYTHING);
+        let wanted: Vec<_> = EVERYTHING
+            .into_iter()
+            .filter(|(_, place)| *place != Place::Success)
+            .collect();
+        assert_eq!(places(&plan), wanted);
         assert!(plan.sites.iter().all(|site| site.emulated));
     }
 

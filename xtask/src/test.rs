@@ -37,7 +37,7 @@ pub struct Options {
     /// The whole matrix of Go versions and builds, and everything else that takes long
     #[arg(long)]
     pub full: bool,
-    /// Only tests whose name contains this; no format check, no lints
+    /// Only tests whose name, or whose binary's (`tests/truth`), contains this; no format check, no lints
     pub filter: Option<String>,
 }
 
@@ -99,15 +99,24 @@ fn run_all(options: &Options, counts: &mut Counts) -> Result<()> {
             binary.target.clone(),
         )
     });
+    let mut ran = false;
     for binary in &binaries {
-        run_binary(binary, options, &skyprobe, counts)?;
+        let Some(filter) = binary.filter(options)? else {
+            continue;
+        };
+        ran = true;
+        run_binary(binary, filter, options, &skyprobe, counts)?;
         if stopping() {
             bail!("interrupted");
         }
     }
-    if options.filter.is_none() {
-        step("running the examples in the documentation");
-        run_documentation(counts)?;
+    match &options.filter {
+        Some(filter) if !ran => bail!("no test and no test binary has {filter:?} in its name"),
+        Some(_) => {}
+        None => {
+            step("running the examples in the documentation");
+            run_documentation(counts)?;
+        }
     }
     Ok(())
 }
@@ -190,6 +199,28 @@ impl Message {
     }
 }
 
+impl TestBinary {
+    fn name(&self) -> String {
+        format!("{}/{}", self.package, self.target)
+    }
+
+    /// The filter for the tests within, if there is one; nothing at all if none of them is wanted.
+    fn filter(&self, options: &Options) -> Result<Option<Option<String>>> {
+        let name = self.name();
+        let Some(filter) = options.filter.as_ref().filter(|filter| !name.contains(*filter)) else {
+            return Ok(Some(None));
+        };
+        let listed = start_command(self)
+            .args(["--list", filter])
+            .output()
+            .with_context(|| format!("run {name}"))?;
+        let any = String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .any(|line| line.ends_with(": test"));
+        Ok(any.then(|| Some(filter.clone())))
+    }
+}
+
 fn start_command(binary: &TestBinary) -> Command {
     let mut command = Command::new(&binary.executable);
     command
@@ -199,11 +230,17 @@ fn start_command(binary: &TestBinary) -> Command {
     command
 }
 
-fn run_binary(binary: &TestBinary, options: &Options, skyprobe: &Path, counts: &mut Counts) -> Result<()> {
-    let name = format!("{}/{}", binary.package, binary.target);
+fn run_binary(
+    binary: &TestBinary,
+    filter: Option<String>,
+    options: &Options,
+    skyprobe: &Path,
+    counts: &mut Counts,
+) -> Result<()> {
+    let name = binary.name();
     let system = binary.package == SYSTEM_TESTS;
     let mut command = start_command(binary);
-    command.args(&options.filter);
+    command.args(filter);
     // SAFETY: geteuid cannot fail and touches no memory. The standard library has no user ids.
     if system && unsafe { libc::geteuid() } != 0 {
         let listed = command

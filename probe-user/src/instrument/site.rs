@@ -5,6 +5,8 @@
 //! it is an instruction that the kernel emulates instead of single-stepping it, which is ten times cheaper. When
 //! the branch is taken the function begins anew afterwards, so a program that is attached there skips such a hit.
 
+mod success;
+
 use std::collections::HashMap;
 
 use iced_x86::{
@@ -27,8 +29,26 @@ const STACKGUARD0: u64 = 16;
 pub enum SiteKind {
     /// Once at each call, with the arguments in their registers.
     StackCheck,
-    /// At each return.
-    Returns,
+    /// Where the function decides that its call of `callee` has succeeded, with that call's results in their
+    /// registers. Nowhere, if that place cannot be told, or spares nothing.
+    Success { callee: &'static str },
+    /// At each return, but for those that only [`Success`](Self::Success) leads to.
+    Returns { but_success_of: &'static str },
+}
+
+// === impl SiteKind ===
+
+impl SiteKind {
+    /// The other function that has to be known.
+    pub fn callee(self) -> Option<&'static str> {
+        match self {
+            Self::StackCheck => None,
+            Self::Success { callee }
+            | Self::Returns {
+                but_success_of: callee,
+            } => Some(callee),
+        }
+    }
 }
 
 /// What is at a site.
@@ -38,6 +58,8 @@ pub enum Place {
     StackCheck,
     /// The first instruction of a function that has no stack check: every hit counts.
     Entry,
+    /// The branch on a call's error: the hit counts where the error is nil.
+    Success,
     /// A return instruction.
     Return,
 }
@@ -63,13 +85,40 @@ pub enum SiteError {
     NoReturn,
 }
 
-/// Finds the instructions in the function's bytes, which may end in padding.
-pub fn find(architecture: Architecture, kind: SiteKind, body: &[u8]) -> Result<Vec<Spot>, SiteError> {
+/// Finds the instructions in the function's bytes, which may end in padding. `callee` is where the function that
+/// `kind` names begins, as the distance from the first byte.
+pub fn find(
+    architecture: Architecture,
+    kind: SiteKind,
+    body: &[u8],
+    callee: Option<u64>,
+) -> Result<Vec<Spot>, SiteError> {
+    let success = || callee.and_then(|callee| success::find(body, callee));
     match (architecture, kind) {
         (Architecture::Amd64, SiteKind::StackCheck) => amd64_entry(body).map(|spot| vec![spot]),
-        (Architecture::Amd64, SiteKind::Returns) => amd64_returns(body),
+        (Architecture::Amd64, SiteKind::Success { .. }) => {
+            Ok(success().map(amd64_success).into_iter().collect())
+        }
+        (Architecture::Amd64, SiteKind::Returns { .. }) => {
+            let spared = success().map(|success| success.returns).unwrap_or_default();
+            let spots = amd64_returns(body)?;
+            Ok(spots
+                .into_iter()
+                .filter(|spot| !spared.contains(&spot.at))
+                .collect())
+        }
         (Architecture::Arm64, SiteKind::StackCheck) => arm64_entry(body).map(|spot| vec![spot]),
-        (Architecture::Arm64, SiteKind::Returns) => arm64_returns(body),
+        // Returns are simulated there: nothing to spare.
+        (Architecture::Arm64, SiteKind::Success { .. }) => Ok(Vec::new()),
+        (Architecture::Arm64, SiteKind::Returns { .. }) => arm64_returns(body),
+    }
+}
+
+fn amd64_success(success: success::Success) -> Spot {
+    Spot {
+        at: success.at,
+        place: Place::Success,
+        emulated: true,
     }
 }
 
@@ -332,8 +381,10 @@ fn memory_address(instruction: &Instruction, known: &HashMap<Register, u64>) -> 
 mod tests {
     use super::*;
 
+    const RETURNS: SiteKind = SiteKind::Returns { but_success_of: "f" };
+
     fn entry(body: &[u8]) -> Spot {
-        find(Architecture::Amd64, SiteKind::StackCheck, body).unwrap()[0]
+        find(Architecture::Amd64, SiteKind::StackCheck, body, None).unwrap()[0]
     }
 
     #[test]
@@ -420,11 +471,11 @@ mod tests {
             }
         );
         assert_eq!(
-            find(Architecture::Amd64, SiteKind::StackCheck, &[]),
+            find(Architecture::Amd64, SiteKind::StackCheck, &[], None),
             Err(SiteError::Empty)
         );
         assert_eq!(
-            find(Architecture::Amd64, SiteKind::StackCheck, &[6]),
+            find(Architecture::Amd64, SiteKind::StackCheck, &[6], None),
             Err(SiteError::NotUnderstood(0))
         );
     }
@@ -433,18 +484,18 @@ mod tests {
     fn every_return_is_found_and_data_is_not_taken_for_one() {
         // mov eax, 0xc3c3c3c3; ret; nop; ret; int3
         let body = [0xb8, 0xc3, 0xc3, 0xc3, 0xc3, 0xc3, 0x90, 0xc3, 0xcc];
-        let at: Vec<_> = find(Architecture::Amd64, SiteKind::Returns, &body)
+        let at: Vec<_> = find(Architecture::Amd64, RETURNS, &body, None)
             .unwrap()
             .iter()
             .map(|s| s.at)
             .collect();
         assert_eq!(at, [5, 7]);
         assert_eq!(
-            find(Architecture::Amd64, SiteKind::Returns, &[0xcc]),
+            find(Architecture::Amd64, RETURNS, &[0xcc], None),
             Err(SiteError::NoReturn)
         );
         assert_eq!(
-            find(Architecture::Amd64, SiteKind::Returns, &[0x90, 6]),
+            find(Architecture::Amd64, RETURNS, &[0x90, 6], None),
             Err(SiteError::NotUnderstood(1))
         );
     }
@@ -457,7 +508,7 @@ mod tests {
                 .flat_map(|word| word.to_le_bytes())
                 .collect::<Vec<_>>()
         };
-        let find = |kind, words: &[u32]| find(Architecture::Arm64, kind, &bytes(words)).unwrap();
+        let find = |kind, words: &[u32]| find(Architecture::Arm64, kind, &bytes(words), None).unwrap();
         // ldr x16, [x28, #16]; cmp sp, x16; b.ls
         let small = find(SiteKind::StackCheck, &[0xf940_0b90, 0xeb30_63ff, 0x5400_0609]);
         assert_eq!(
@@ -491,7 +542,7 @@ mod tests {
                 emulated: false
             }]
         );
-        let returns = find(SiteKind::Returns, &[ARM64_RET, 0xd503_201f, ARM64_RET]);
+        let returns = find(RETURNS, &[ARM64_RET, 0xd503_201f, ARM64_RET]);
         assert_eq!(returns.iter().map(|spot| spot.at).collect::<Vec<_>>(), [0, 8]);
     }
 

@@ -338,25 +338,43 @@ pub(crate) fn mapped(ip: [u8; 4]) -> [u8; 16] {
     ]
 }
 
-/// A call returns.
+/// A call has succeeded.
+///
+/// At the branch of `func (t *Transport) roundTrip(req *Request) (*Response, error)` on the error that the connection's
+/// own `roundTrip` has returned: word 1 the response, 2 the error's type. What fails may be tried again on another
+/// connection, and is seen when it is returned.
+#[uprobe]
+pub(crate) fn go_net_http_round_trip_success(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.word::<2>() == 0 {
+        end(registers);
+    }
+    0
+}
+
+/// A call returns, without a response or in a way that the program above does not see.
 ///
 /// `func (t *Transport) roundTrip(req *Request) (*Response, error)`: results: word 1 the response, 2 and 3 the
-/// error. On amd64 a `RET` is single-stepped, the dearest hook there is; nothing later than the last `return`
-/// runs on this goroutine and sees the result.
+/// error. On amd64 a `RET` is single-stepped, the dearest hook there is.
 #[uprobe]
 pub(crate) fn go_net_http_round_trip_return(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
+    end(go::registers(&ctx));
+    0
+}
+
+#[inline(always)]
+fn end(registers: Registers) {
     let tgid = target::tgid();
     let Some(target) = target::find(tgid) else {
-        return 0;
+        return;
     };
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
         emit::count(LossReason::ReadFault);
-        return 0;
+        return;
     };
     let Some(state) = GO_CALLS.get_ptr_mut(&goroutine) else {
         // Began before the probe, or was counted as lost at its start.
-        return 0;
+        return;
     };
     match scratch::take() {
         Some(scratch) => {
@@ -367,7 +385,6 @@ pub(crate) fn go_net_http_round_trip_return(ctx: ProbeContext) -> u32 {
         None => emit::count(LossReason::ScratchBusy),
     }
     let _ours_alone = GO_CALLS.remove(&goroutine);
-    0
 }
 
 #[inline(always)]

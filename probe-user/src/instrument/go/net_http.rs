@@ -89,10 +89,24 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
             wants: &[],
         },
         Hook {
+            program: "go_net_http_round_trip_success",
+            symbols: &["net/http.(*Transport).roundTrip"],
+            site: SiteKind::Success {
+                callee: "net/http.(*persistConn).roundTrip",
+            },
+            versions: ALL,
+            part: Part::Client,
+            on_missing: OnMissing::Refuse,
+            needs: &[GoField::ResponseStatusCode, GoField::ResponseContentLength],
+            wants: &[],
+        },
+        Hook {
             program: "go_net_http_round_trip_return",
             symbols: &["net/http.(*Transport).roundTrip"],
-            // What it returns (response, error) is nowhere else.
-            site: SiteKind::Returns,
+            // Which failure is the last one, and which is tried again, shows only when it is returned.
+            site: SiteKind::Returns {
+                but_success_of: "net/http.(*persistConn).roundTrip",
+            },
             versions: ALL,
             part: Part::Client,
             on_missing: OnMissing::Refuse,
