@@ -100,6 +100,15 @@ impl Span {
         self.logs.iter().find_map(|log| value(&log.data, key))
     }
 
+    /// All tags and logs in small letters, a pair a line.
+    pub fn words(&self) -> String {
+        let pairs = self.tags.iter().chain(self.logs.iter().flat_map(|log| &log.data));
+        pairs
+            .map(|pair| format!("{}={}\n", pair.key, pair.value))
+            .collect::<String>()
+            .to_lowercase()
+    }
+
     pub fn is_entry(&self) -> bool {
         self.span_type == "Entry"
     }

@@ -28,15 +28,6 @@ fn tags(span: &Span) -> Vec<&str> {
     keys
 }
 
-/// Everything that the span says in words, in small letters.
-fn words(span: &Span) -> String {
-    let pairs = span.tags.iter().chain(span.logs.iter().flat_map(|log| &log.data));
-    pairs
-        .map(|pair| format!("{}={}\n", pair.key, pair.value))
-        .collect::<String>()
-        .to_lowercase()
-}
-
 #[track_caller]
 fn check_entry(segment: &Segment, path: &str, operation: &str, host: &str, status: u16) {
     let span = find_span(segment, "Entry", path).unwrap();
@@ -324,9 +315,9 @@ fn calls_that_fail_say_why() {
         );
         assert_eq!(span.log("event"), Some("error"), "{route}: {span:#?}");
         assert!(
-            reasons.iter().any(|reason| words(span).contains(reason)),
+            reasons.iter().any(|reason| span.words().contains(reason)),
             "{route}: {}",
-            words(span)
+            span.words()
         );
     }
     let (account, _) = scene.judge(probe, true).unwrap();
@@ -364,9 +355,9 @@ fn requests_that_end_otherwise_leave_a_span_and_nothing_else() {
         let segment = probe.segment_of("Entry", path).unwrap();
         let span = find_span(&segment, "Entry", path).unwrap();
         assert!(
-            reasons.iter().any(|reason| words(span).contains(reason)),
+            reasons.iter().any(|reason| span.words().contains(reason)),
             "{path}: {}",
-            words(span)
+            span.words()
         );
         let took_ms = span.end_time - span.start_time;
         assert!((0..1000).contains(&took_ms), "{path} took {took_ms} ms");
