@@ -105,7 +105,7 @@ fn examine(go: &Go, build: &GoBuild, stripped: bool) -> Result<String> {
         .collect();
     ensure!(lost.is_empty(), "{lost:?}");
     for site in &plan.sites {
-        let cheap = site.place == Place::StackCheck && site.emulated;
+        let cheap = matches!(site.place, Place::StackCheck | Place::Success) && site.emulated;
         ensure!(
             cheap || site.place == Place::Return,
             "{} is at {:?}",
