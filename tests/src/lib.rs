@@ -4,6 +4,7 @@ pub mod bpf;
 pub mod client;
 pub mod fake_oap;
 pub mod graphql;
+pub mod page;
 pub mod probe;
 pub mod scene;
 pub mod scrape;

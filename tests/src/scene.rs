@@ -1,8 +1,12 @@
 //! Two services, one calling the other: what most tests look at.
 
-use std::{path::PathBuf, sync::OnceLock};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     client,
@@ -39,9 +43,14 @@ impl Scene {
     }
 
     /// With another build of the program.
-    pub fn of(program: &std::path::Path) -> Result<Self> {
-        let back = Service::start(program, "back", BACK_IDS, None)?;
-        let front = Service::start(program, "front", FRONT_IDS, Some(&back))?;
+    pub fn of(program: &Path) -> Result<Self> {
+        Self::named(program, ["front", "back"])
+    }
+
+    /// With names of their own, for several scenes under one probe.
+    pub fn named(program: &Path, [front, back]: [&str; 2]) -> Result<Self> {
+        let back = Service::start(program, back, BACK_IDS, None)?;
+        let front = Service::start(program, front, FRONT_IDS, Some(&back))?;
         Ok(Self { front, back })
     }
 
@@ -60,15 +69,7 @@ impl Scene {
     /// Waits until the probe has as many spans as the services know of, stops it and compares.
     pub fn judge(&self, probe: Probe, propagated: bool) -> Result<(Account, Ended)> {
         let records = self.records()?;
-        // What does not come in time shows in the account.
-        let _ = probe.wait_for("all spans", |segments| numbered(segments) >= records.len());
-        let ended = probe.stop()?;
-        anyhow::ensure!(
-            ended.status.success(),
-            "the probe ended with {}:\n{}",
-            ended.status,
-            ended.stderr
-        );
+        let ended = stop_with(probe, records.len())?;
         Ok((truth::join(&records, &ended.segments, propagated), ended))
     }
 
@@ -85,6 +86,48 @@ impl Scene {
     pub fn ask(&self, route: &str, id: u64) -> Result<client::Response> {
         self.front.get(&format!("/{route}/{id}"))
     }
+}
+
+/// The same for several scenes under one probe, each by itself: its segments are those of its services' names, so that
+/// what leads from one scene into another is wrong in both.
+pub fn judge_each(scenes: &[&Scene], probe: Probe) -> Result<(Vec<Account>, Ended)> {
+    let truths = scenes
+        .iter()
+        .map(|scene| scene.records())
+        .collect::<Result<Vec<_>>>()?;
+    let ended = stop_with(probe, truths.iter().map(Vec::len).sum())?;
+    let mut strangers: HashSet<&str> = ended
+        .segments
+        .iter()
+        .map(|segment| segment.service.as_str())
+        .collect();
+    let mut accounts = Vec::new();
+    for records in &truths {
+        let services: HashSet<&str> = records.iter().map(|record| record.service.as_str()).collect();
+        let own: Vec<Segment> = ended
+            .segments
+            .iter()
+            .filter(|segment| services.contains(segment.service.as_str()))
+            .cloned()
+            .collect();
+        strangers.retain(|service| !services.contains(service));
+        accounts.push(truth::join(records, &own, true));
+    }
+    ensure!(strangers.is_empty(), "segments of nobody: {strangers:?}");
+    Ok((accounts, ended))
+}
+
+/// Waits until the probe has as many spans, and stops it. What does not come in time shows in the account.
+fn stop_with(probe: Probe, spans: usize) -> Result<Ended> {
+    let _ = probe.wait_for("all spans", |segments| numbered(segments) >= spans);
+    let ended = probe.stop()?;
+    ensure!(
+        ended.status.success(),
+        "the probe ended with {}:\n{}",
+        ended.status,
+        ended.stderr
+    );
+    Ok(ended)
 }
 
 /// Spans that carry a number, all but those of the harness's own requests.
