@@ -10,6 +10,8 @@ pub const TARGET_KEEP_PATHS: u32 = 1 << 0;
 pub const TARGET_PROPAGATE_SW8: u32 = 1 << 1;
 /// Outgoing requests get `traceparent`.
 pub const TARGET_PROPAGATE_W3C: u32 = 1 << 2;
+/// The program may ask `FIONREAD` of its sockets, and on this kernel only a socket with a verdict answers it rightly.
+pub const TARGET_NEEDS_VERDICT: u32 = 1 << 3;
 
 /// A traced process: the value of the map `TARGETS`, whose key is its tgid in the initial pid namespace.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

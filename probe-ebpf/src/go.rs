@@ -8,7 +8,7 @@ use probe_common::{
     key::GoroutineKey,
 };
 
-use crate::memory;
+use crate::memory::{self, Window};
 
 /// The registers of a Go function that has just been entered or is about to return, by ABIInternal.
 #[derive(Clone, Copy)]
@@ -82,6 +82,19 @@ impl Registers {
 #[inline(always)]
 pub(crate) fn registers(ctx: &ProbeContext) -> Registers {
     Registers(ctx.as_ptr().cast())
+}
+
+/// The key of the goroutine whose `runtime.g` is at `g`, which `window` has afterwards.
+#[inline(always)]
+pub(crate) fn goroutine_in(
+    tgid: u32,
+    g: u64,
+    offsets: &Offsets,
+    window: &mut Window,
+) -> Option<GoroutineKey> {
+    let at = offsets.get(GoField::GGoid)?;
+    let goid = window.fetch(g, at)?.word(at)?;
+    Some(GoroutineKey { goid, tgid, _pad: 0 })
 }
 
 /// The key of the goroutine whose `runtime.g` is at `g`.

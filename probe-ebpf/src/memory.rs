@@ -59,6 +59,70 @@ pub(crate) fn read_bytes<const MAX: usize>(address: u64, len: u64, to: *mut u8) 
     if failed == 0 { Some(kept as u16) } else { None }
 }
 
+/// The most of a struct that is read at once: a whole `http.Request`.
+const WINDOW_BYTES: usize = 320;
+
+/// The beginning of a struct of the target, in memory of our own. A read costs nearly the same whatever its length, so
+/// neighbours are fetched together.
+#[repr(C, align(8))]
+pub(crate) struct Window {
+    /// How much of it was fetched.
+    len: u64,
+    bytes: [u8; WINDOW_BYTES],
+}
+
+// === impl Window ===
+
+impl Window {
+    /// Fetches the struct at `address` up to the end of the 8-byte field at `last`, which lies within it: nothing
+    /// beyond the struct is touched, where memory may end.
+    #[inline(always)]
+    pub(crate) fn fetch(&mut self, address: u64, last: u64) -> Option<&Self> {
+        if last > WINDOW_BYTES as u64 - 8 {
+            return None;
+        }
+        self.len = u64::from(read_bytes::<WINDOW_BYTES>(
+            address,
+            last + 8,
+            self.bytes.as_mut_ptr(),
+        )?);
+        Some(self)
+    }
+
+    /// The 8-byte field at `offset`; nothing if it lies behind what was fetched, as it would if a version of Go put
+    /// the fields into another order.
+    #[inline(always)]
+    pub(crate) fn word(&self, offset: u64) -> Option<u64> {
+        if offset > WINDOW_BYTES as u64 - 8 || offset + 8 > self.len {
+            return None;
+        }
+        // SAFETY: within the window; volatile, so that the compiler keeps the check before each read.
+        unsafe {
+            Some(core::ptr::read_volatile(
+                self.bytes.as_ptr().add(offset as usize).cast::<u64>(),
+            ))
+        }
+    }
+
+    /// The string, or the first two words of the slice, at `offset`.
+    #[inline(always)]
+    pub(crate) fn string(&self, offset: u64) -> Option<GoString> {
+        Some(GoString {
+            address: self.word(offset)?,
+            len: self.word(offset + 8)?,
+        })
+    }
+
+    /// The interface at `offset`.
+    #[inline(always)]
+    pub(crate) fn interface(&self, offset: u64) -> Option<GoInterface> {
+        Some(GoInterface {
+            kind: self.word(offset)?,
+            data: self.word(offset + 8)?,
+        })
+    }
+}
+
 /// Copies `len` bytes, at most `MAX`, between two places in kernel memory.
 #[inline(always)]
 pub(crate) fn copy<const MAX: usize>(from: *const u8, len: u32, to: *mut u8) -> u32 {

@@ -18,6 +18,7 @@ use crate::{
     atomic,
     go::net_http::{CallState, RequestState},
     head::Head,
+    memory::Window,
 };
 
 /// Runs that may be under way on one CPU. More than two have to preempt each other within microseconds.
@@ -34,6 +35,7 @@ pub(crate) struct Scratch {
     pub(crate) slot: u32,
     pub(crate) request: RequestState,
     pub(crate) call: CallState,
+    pub(crate) window: Window,
     pub(crate) prepared: Prepared,
     _prepared_slack: [u8; SLACK],
     pub(crate) head: Head,

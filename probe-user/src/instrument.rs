@@ -177,6 +177,8 @@ pub struct Plan {
     pub goidgen: Option<u64>,
     /// Address where the names of types count from, before the load bias: see [`crate::discover::types`].
     pub types: Option<u64>,
+    /// It may ask `FIONREAD` of its sockets, as Go's own packages never do.
+    pub may_ask_fionread: bool,
     /// The SkyWalking agent that is already in the program: it is left to it.
     pub already_traced: Option<String>,
 }
@@ -192,7 +194,7 @@ pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
     let hooks = || go::LIBRARIES.iter().flat_map(|library| library.hooks);
     let mut symbols: Vec<&str> = hooks().flat_map(|hook| hook.symbols).copied().collect();
     symbols.extend(hooks().filter_map(|hook| hook.site.callee()));
-    symbols.push(go::runtime::NEWPROC);
+    symbols.extend([go::runtime::NEWPROC, go::runtime::IOCTL]);
     let agents: Vec<&str> = go::AGENTS.iter().map(|(prefix, _)| *prefix).collect();
     let found = binary.look_up(&symbols, &agents)?;
 
@@ -205,6 +207,7 @@ pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
         offset_sources: structs.sources(),
         goidgen: goidgen(binary, &found),
         types: types(binary),
+        may_ask_fionread: binary.may_hold_c() || found.names.contains(go::runtime::IOCTL),
         already_traced: found.prefixed.as_deref().and_then(agent_name),
     };
     for part in Part::ALL {
@@ -426,6 +429,7 @@ mod tests {
                 "{name}"
             );
             assert_eq!(binary.externally_linked, Some(variant.2), "{name}");
+            assert_eq!(plan.may_ask_fionread, variant.2, "{name}");
             assert!(binary.build_id.is_some(), "{name}");
             if binary.stripped {
                 // The table has been measured on another build, and says the same.

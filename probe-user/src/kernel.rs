@@ -26,7 +26,7 @@ use self::{
     attach::{AttachError, Links},
     enrol::Enrolled,
     load::LoadError,
-    propagation::{PropagationError, SocketMethod},
+    propagation::{PropagationError, SocketMethod, Sockets},
     ring::Ring,
 };
 use crate::{
@@ -124,8 +124,8 @@ impl Kernel {
     }
 
     /// Enrols the client connections that the process has open.
-    pub fn enrol(&mut self, process: &Process) -> Result<Enrolled, PropagationError> {
-        let mut sockets = propagation::sockets(&mut self.ebpf)?;
+    pub fn enrol(&mut self, process: &Process, sockets: Sockets) -> Result<Enrolled, PropagationError> {
+        let mut sockets = sockets.map(&mut self.ebpf)?;
         enrol::enrol(&mut sockets, process).map_err(|source| PropagationError::Attach {
             what: "open sockets of the process",
             source: source.into(),

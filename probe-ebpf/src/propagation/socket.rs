@@ -19,7 +19,7 @@ use probe_common::{
     limits::{HEAD_MAX, PREPARED_MAX, SOCKETS_MAX, SW8_MAX},
     loss::LossReason,
     propagation::{Outcome, Prepared},
-    target::{TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C},
+    target::{TARGET_NEEDS_VERDICT, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C},
 };
 
 use crate::{
@@ -43,7 +43,11 @@ const LINEAR_MAX: u32 = (HEAD_MAX + PREPARED_MAX) as u32;
 #[map]
 static CLIENT_SOCKETS: SockHash<u64> = SockHash::with_max_entries(SOCKETS_MAX, 0);
 
-/// Socket cookie → a connect of a target is under way. The handshake's end may run in any task's context.
+/// The same for targets with `TARGET_NEEDS_VERDICT`: what they receive passes through `socket_receive`.
+#[map]
+static CLIENT_SOCKETS_WITH_VERDICT: SockHash<u64> = SockHash::with_max_entries(SOCKETS_MAX, 0);
+
+/// Socket cookie → the flags of the target that is connecting it. The handshake's end may run in any task's context.
 #[map]
 static CONNECTING: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
 
@@ -53,15 +57,20 @@ pub(crate) fn socket_connect(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
     if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
         let tgid = target::tgid();
-        if target::find(tgid)
-            .is_some_and(|target| target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) != 0)
+        if let Some(target) = target::find(tgid)
+            && target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) != 0
         {
-            let _full_ages_out = CONNECTING.insert(cookie(&ctx), tgid, 0);
+            let _full_ages_out = CONNECTING.insert(cookie(&ctx), target.flags, 0);
         }
     } else if op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
         let cookie = cookie(&ctx);
-        if CONNECTING.remove(cookie).is_ok() && enrol(&ctx, cookie).is_err() {
-            emit::count(LossReason::EnrolRefused);
+        // SAFETY: a plain number.
+        if let Some(flags) = unsafe { CONNECTING.get(cookie) } {
+            let flags = *flags;
+            let _aged_out = CONNECTING.remove(cookie);
+            if enrol(&ctx, cookie, flags).is_err() {
+                emit::count(LossReason::EnrolRefused);
+            }
         }
     }
     1
@@ -74,13 +83,19 @@ fn cookie(ctx: &SockOpsContext) -> u64 {
 }
 
 #[inline(always)]
-fn enrol(ctx: &SockOpsContext, mut cookie: u64) -> Result<(), i32> {
+fn enrol(ctx: &SockOpsContext, mut cookie: u64, flags: u32) -> Result<(), i32> {
     // SAFETY: as above; the kernel keeps the socket alive while it is in the map.
-    CLIENT_SOCKETS.update(&mut cookie, unsafe { &mut *ctx.ops.cast::<bpf_sock_ops>() }, 0)
+    let socket = unsafe { &mut *ctx.ops.cast::<bpf_sock_ops>() };
+    if flags & TARGET_NEEDS_VERDICT == 0 {
+        CLIENT_SOCKETS.update(&mut cookie, socket, 0)
+    } else {
+        CLIENT_SOCKETS_WITH_VERDICT.update(&mut cookie, socket, 0)
+    }
 }
 
 /// Lets everything pass. Kernels from 6.6.128, 6.12.75, 6.18.14 and 6.19 on answer `FIONREAD` with 0 on a socket
-/// in a map without such a program; the loader attaches it only where a self-test shows that.
+/// in a map without such a program; the loader attaches it only where a self-test shows that. Each message received
+/// pays for it, so only programs that may ask do.
 #[stream_verdict]
 pub(crate) fn socket_receive(_ctx: SkBuffContext) -> u32 {
     SK_PASS

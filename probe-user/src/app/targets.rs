@@ -16,7 +16,9 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use probe_common::{
     limits::NAME_BASE64_MAX,
-    target::{TARGET_KEEP_PATHS, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
+    target::{
+        TARGET_KEEP_PATHS, TARGET_NEEDS_VERDICT, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo,
+    },
 };
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
@@ -31,7 +33,11 @@ use crate::{
         types::TypeNames,
     },
     export::skywalking::{Registry, management::Properties},
-    kernel::{Kernel, load::LoadError},
+    kernel::{
+        Kernel,
+        load::LoadError,
+        propagation::{SocketMethod, Sockets},
+    },
     naming,
     telemetry::Telemetry,
     trace::{self, Tracer, segment::Identity},
@@ -121,7 +127,8 @@ pub(super) struct Targets {
     targets: HashMap<u32, Target>,
     /// Processes that were refused, by start: they are not asked about again.
     refused: HashSet<(u32, u64)>,
-    propagate: bool,
+    /// How requests get their headers, where they do.
+    propagation: Option<SocketMethod>,
 }
 
 impl Targets {
@@ -144,7 +151,7 @@ impl Targets {
             binaries: Binaries::default(),
             targets: HashMap::new(),
             refused: HashSet::new(),
-            propagate: false,
+            propagation: None,
         }
     }
 
@@ -269,7 +276,7 @@ impl Targets {
                     receive_verdict = method.receive_verdict,
                     "Propagation by socket is on"
                 );
-                self.propagate = true;
+                self.propagation = Some(method);
                 let mut headers = Vec::new();
                 if self.config.propagate.sw8 {
                     headers.push("sw8");
@@ -388,8 +395,8 @@ impl Targets {
             self.forget(process.pid);
             return Err(Arc::new(binary::Refused::new(crate::chain(&error))));
         }
-        if self.propagate {
-            match self.kernel.enrol(process) {
+        if let Some(method) = self.propagation {
+            match self.kernel.enrol(process, sockets(method, &binary)) {
                 Ok(enrolled) => {
                     debug!(
                         pid = process.pid,
@@ -429,11 +436,16 @@ impl Targets {
             Routes::Pattern => 0,
             Routes::Path => TARGET_KEEP_PATHS,
         };
-        if self.propagate && self.config.propagate.sw8 {
-            flags |= TARGET_PROPAGATE_SW8;
-        }
-        if self.propagate && self.config.propagate.w3c {
-            flags |= TARGET_PROPAGATE_W3C;
+        if let Some(method) = self.propagation {
+            if self.config.propagate.sw8 {
+                flags |= TARGET_PROPAGATE_SW8;
+            }
+            if self.config.propagate.w3c {
+                flags |= TARGET_PROPAGATE_W3C;
+            }
+            if sockets(method, binary) == Sockets::WithVerdict {
+                flags |= TARGET_NEEDS_VERDICT;
+            }
         }
         let (service_base64, service_base64_len) = base64_name(&identity.service);
         let (instance_base64, instance_base64_len) = base64_name(&identity.instance);
@@ -491,6 +503,15 @@ impl Targets {
             .unwrap_or_else(PoisonError::into_inner)
             .0
             .remove(&pid);
+    }
+}
+
+/// Where the sockets of the binary's processes belong.
+fn sockets(method: SocketMethod, binary: &Binary) -> Sockets {
+    if method.receive_verdict && binary.plan.may_ask_fionread {
+        Sockets::WithVerdict
+    } else {
+        Sockets::Plain
     }
 }
 

@@ -208,6 +208,16 @@ impl GoBinary {
         })
     }
 
+    /// Whether code that is not Go's may run in it: cgo, and libraries behind it.
+    pub fn may_hold_c(&self) -> bool {
+        let built_without = self
+            .settings
+            .iter()
+            .any(|(key, value)| key == "CGO_ENABLED" && value == "0");
+        let alone = self.externally_linked == Some(false) && !self.elf.dynamic;
+        !built_without && !alone
+    }
+
     pub fn elf(&self) -> &Elf {
         &self.elf
     }

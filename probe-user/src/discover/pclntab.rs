@@ -4,7 +4,7 @@
 //! allocated by a count that the table claims, and it is read in windows instead of being held.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::ControlFlow,
 };
 
@@ -53,6 +53,8 @@ pub struct Function {
 pub struct Found {
     /// The bodies with each wanted name. ABI wrappers share their function's name.
     pub functions: BTreeMap<String, Vec<Function>>,
+    /// The wanted names that are there, also those of functions that were inlined everywhere and have no body.
+    pub names: BTreeSet<String>,
     /// The first name that starts with one of the prefixes.
     pub prefixed: Option<String>,
 }
@@ -185,6 +187,7 @@ impl Pclntab {
         let (name_offsets, prefixed) = self.find_names(elf, wanted, prefixes)?;
         let mut found = Found {
             functions: BTreeMap::new(),
+            names: name_offsets.values().map(|name| (*name).to_owned()).collect(),
             prefixed,
         };
         if name_offsets.is_empty() {

@@ -4,7 +4,7 @@ use std::{fs::File, path::PathBuf};
 
 use aya::{
     Ebpf,
-    maps::SockHash,
+    maps::{MapData, SockHash},
     programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps},
 };
 
@@ -41,8 +41,35 @@ pub enum PropagationError {
 /// What method `socket` needed on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketMethod {
-    /// The no-op verdict is attached because the kernel's `FIONREAD` needs it.
+    /// Sockets of programs that may ask `FIONREAD` belong into [`Sockets::WithVerdict`].
     pub receive_verdict: bool,
+}
+
+/// The maps of enrolled sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sockets {
+    Plain,
+    /// What these receive passes through a verdict that lets all pass, which is what `FIONREAD` needs on some kernels.
+    WithVerdict,
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    const ALL: [Self; 2] = [Self::Plain, Self::WithVerdict];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "CLIENT_SOCKETS",
+            Self::WithVerdict => "CLIENT_SOCKETS_WITH_VERDICT",
+        }
+    }
+
+    pub(super) fn map(self, ebpf: &mut Ebpf) -> Result<SockHash<&mut MapData, u64>, LoadError> {
+        let absent = || LoadError::Absent { what: self.name() };
+        let map = ebpf.map_mut(self.name()).ok_or_else(absent)?;
+        SockHash::try_from(map).or(Err(absent()))
+    }
 }
 
 /// Loads and attaches the programs of method `socket`. They stay attached as long as `ebpf` lives.
@@ -50,26 +77,24 @@ pub(super) fn start(ebpf: &mut Ebpf) -> Result<SocketMethod, PropagationError> {
     for program in ["socket_connect", "socket_message"] {
         load::program(ebpf, program)?;
     }
-    let map = sockets(ebpf)?
-        .fd()
-        .try_clone()
-        .map_err(|source| attach("socket_message to the socket map", source))?;
-    let program: &mut SkMsg = program(ebpf, "socket_message")?;
-    program
-        .attach(&map)
-        .map_err(|source| attach("socket_message to the socket map", source))?;
+    for sockets in Sockets::ALL {
+        let failed = |source| attach("socket_message to the socket map", source);
+        let map = sockets.map(ebpf)?.fd().try_clone().map_err(failed)?;
+        let program: &mut SkMsg = program(ebpf, "socket_message")?;
+        let failed = |source| attach("socket_message to the socket map", source);
+        program.attach(&map).map_err(failed)?;
+    }
 
-    let queued =
-        trial::queued_bytes(&mut sockets(ebpf)?).map_err(|source| attach("a socket of our own", source))?;
-    let receive_verdict = queued != trial::QUEUED_BYTES;
+    let receive_verdict = queued_bytes(ebpf, Sockets::Plain)? != trial::QUEUED_BYTES;
     if receive_verdict {
         load::program(ebpf, "socket_receive")?;
-        let program: &mut SkSkb = self::program(ebpf, "socket_receive")?;
+        let map = Sockets::WithVerdict.map(ebpf)?.fd().try_clone();
+        let map = map.map_err(|source| attach("socket_receive to the socket map", source))?;
+        let program: &mut SkSkb = program(ebpf, "socket_receive")?;
         program
             .attach(&map)
             .map_err(|source| attach("socket_receive to the socket map", source))?;
-        let bytes = trial::queued_bytes(&mut sockets(ebpf)?)
-            .map_err(|source| attach("a socket of our own", source))?;
+        let bytes = queued_bytes(ebpf, Sockets::WithVerdict)?;
         if bytes != trial::QUEUED_BYTES {
             return Err(PropagationError::Fionread { bytes });
         }
@@ -78,7 +103,7 @@ pub(super) fn start(ebpf: &mut Ebpf) -> Result<SocketMethod, PropagationError> {
     // Last, so that no socket is enrolled by a method that is then found wanting.
     let path = Cgroup::find().ok_or(PropagationError::NoCgroup)?.path;
     let cgroup = File::open(&path).map_err(|source| PropagationError::Cgroup { path, source })?;
-    let program: &mut SockOps = self::program(ebpf, "socket_connect")?;
+    let program: &mut SockOps = program(ebpf, "socket_connect")?;
     // A link (kernel 5.7) never keeps others out, and takes no other mode.
     program
         .attach(cgroup, CgroupAttachMode::Single)
@@ -96,14 +121,8 @@ fn attach(
     }
 }
 
-/// The map of enrolled sockets.
-pub(super) fn sockets(ebpf: &mut Ebpf) -> Result<SockHash<&mut aya::maps::MapData, u64>, LoadError> {
-    let map = ebpf.map_mut("CLIENT_SOCKETS").ok_or(LoadError::Absent {
-        what: "map CLIENT_SOCKETS",
-    })?;
-    SockHash::try_from(map).or(Err(LoadError::Absent {
-        what: "socket map CLIENT_SOCKETS",
-    }))
+fn queued_bytes(ebpf: &mut Ebpf, sockets: Sockets) -> Result<u64, PropagationError> {
+    trial::queued_bytes(&mut sockets.map(ebpf)?).map_err(|source| attach("a socket of our own", source))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

@@ -28,7 +28,7 @@ use crate::{
     go::{self, Registers},
     log::kernel_log,
     maps::PREPARED,
-    memory::{self, GoInterface, GoString},
+    memory::{self, GoInterface, GoString, Window},
     propagation::header,
     scratch::{self, Scratch},
     target,
@@ -110,7 +110,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     } else {
         Outcome::NoConnection as u32
     };
-    let Some(context) = read_request(state, registers.word::<2>(), offsets) else {
+    let Some(context) = read_request(state, registers.word::<2>(), offsets, &mut scratch.window) else {
         return emit::lose(LossReason::ReadFault);
     };
     find_parent(state, &goroutine, registers.g(), context, offsets);
@@ -128,21 +128,25 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
 
 /// Method, peer, path; the address of the context.
 #[inline(always)]
-fn read_request(state: &mut CallState, request: u64, offsets: &Offsets) -> Option<u64> {
-    let method: GoString = memory::read(request + offsets.get(GoField::RequestMethod)?)?;
+fn read_request(state: &mut CallState, request: u64, offsets: &Offsets, window: &mut Window) -> Option<u64> {
+    let context_at = offsets.get(GoField::RequestCtx)?;
+    let fields = window.fetch(request, context_at + 8)?;
+    let method = fields.string(offsets.get(GoField::RequestMethod)?)?;
     state.method_len = memory::read_string::<METHOD_MAX>(method, state.method.as_mut_ptr())?;
-    let url: u64 = memory::read(request + offsets.get(GoField::RequestUrl)?)?;
-    let scheme: GoString = memory::read(url + offsets.get(GoField::UrlScheme)?)?;
+    let context = fields.interface(context_at)?;
+    let url = fields.word(offsets.get(GoField::RequestUrl)?)?;
+    let path_at = offsets.get(GoField::UrlPath)?;
+    let fields = window.fetch(url, path_at + 8)?;
+    let scheme = fields.string(offsets.get(GoField::UrlScheme)?)?;
     state.scheme_len = memory::read_string::<SCHEME_MAX>(scheme, state.scheme.as_mut_ptr())?;
-    let host: GoString = memory::read(url + offsets.get(GoField::UrlHost)?)?;
+    let host = fields.string(offsets.get(GoField::UrlHost)?)?;
     state.peer_len = memory::read_string::<HOST_MAX>(host, state.peer.as_mut_ptr())?;
-    let path: GoString = memory::read(url + offsets.get(GoField::UrlPath)?)?;
+    let path = fields.string(path_at)?;
     state.path_len = memory::read_string::<PATH_MAX>(path, state.path.as_mut_ptr())?;
     if path.len > PATH_MAX as u64 || host.len > HOST_MAX as u64 {
         state.flags |= CALL_TRUNCATED;
     }
     add_default_port(state);
-    let context: GoInterface = memory::read(request + offsets.get(GoField::RequestCtx)?)?;
     Some(context.data)
 }
 
@@ -267,11 +271,14 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     // SAFETY: only the goroutine itself touches its entry.
     let state = unsafe { &mut *GO_CALLS.get_ptr_mut(&goroutine)? };
     let connection = registers.word::<1>();
-    if memory::read::<u64>(connection + offsets.get(GoField::PersistConnTlsState)?)? != 0 {
+    let tls_at = offsets.get(GoField::PersistConnTlsState)?;
+    let fields = scratch.window.fetch(connection, tls_at)?;
+    if fields.word(tls_at)? != 0 {
         state.outcome = Outcome::Encrypted as u32;
         return emit::lose(LossReason::PropagationEncrypted);
     }
-    let Some(socket) = socket(connection, tgid, offsets) else {
+    let conn = fields.interface(offsets.get(GoField::PersistConnConn)?)?;
+    let Some(socket) = socket(conn.data, tgid, offsets, &mut scratch.window) else {
         state.outcome = Outcome::UnknownConnection as u32;
         return emit::lose(LossReason::PropagationUnknownConnection);
     };
@@ -290,31 +297,33 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
 ///
 /// One layer only: a wrapper around a `tls.Conn` must not be looked through, whose first field is a connection too.
 #[inline(always)]
-fn socket(connection: u64, tgid: u32, offsets: &Offsets) -> Option<SocketKey> {
-    let conn: GoInterface = memory::read(connection + offsets.get(GoField::PersistConnConn)?)?;
-    if let Some(socket) = tcp_socket(conn.data, tgid, offsets) {
+fn socket(conn: u64, tgid: u32, offsets: &Offsets, window: &mut Window) -> Option<SocketKey> {
+    if let Some(socket) = tcp_socket(conn, tgid, offsets, window) {
         return Some(socket);
     }
-    let embedded: GoInterface = memory::read(conn.data)?;
-    tcp_socket(embedded.data, tgid, offsets)
+    let embedded: GoInterface = memory::read(conn)?;
+    tcp_socket(embedded.data, tgid, offsets, window)
 }
 
 /// The socket of a `*net.TCPConn`; of anything else nothing, since no other type has "tcp" in that place.
 #[inline(always)]
-fn tcp_socket(conn: u64, tgid: u32, offsets: &Offsets) -> Option<SocketKey> {
+fn tcp_socket(conn: u64, tgid: u32, offsets: &Offsets, window: &mut Window) -> Option<SocketKey> {
     // `net.TCPConn` is a `net.conn`, which is a pointer to its `netFD`.
     let fd: u64 = memory::read(conn)?;
-    let network: GoString = memory::read(fd + offsets.get(GoField::NetFdNet)?)?;
+    let remote_at = offsets.get(GoField::NetFdRaddr)?;
+    let fields = window.fetch(fd, remote_at + 8)?;
+    let network = fields.string(offsets.get(GoField::NetFdNet)?)?;
     let name: [u8; 3] = memory::read(network.address)?;
     if network.len < 3 || network.len > 4 || name != *b"tcp" {
         return None;
     }
-    let local: GoInterface = memory::read(fd + offsets.get(GoField::NetFdLaddr)?)?;
-    let remote: GoInterface = memory::read(fd + offsets.get(GoField::NetFdRaddr)?)?;
-    let port = offsets.get(GoField::TcpAddrPort)?;
-    let local_port: u64 = memory::read(local.data + port)?;
-    let remote_port: u64 = memory::read(remote.data + port)?;
-    let ip: GoString = memory::read(remote.data + offsets.get(GoField::TcpAddrIp)?)?;
+    let local = fields.interface(offsets.get(GoField::NetFdLaddr)?)?;
+    let remote = fields.interface(remote_at)?;
+    let port_at = offsets.get(GoField::TcpAddrPort)?;
+    let local_port: u64 = memory::read(local.data + port_at)?;
+    let fields = window.fetch(remote.data, port_at)?;
+    let remote_port = fields.word(port_at)?;
+    let ip = fields.string(offsets.get(GoField::TcpAddrIp)?)?;
     let remote_address = if ip.len == 16 {
         memory::read(ip.address)?
     } else if ip.len == 4 {
@@ -435,7 +444,9 @@ fn send(
             unsafe { &mut *snapshot },
         );
         at += size_of::<ErrorSnapshot>() as u32;
-    } else if let Some((status, bytes)) = read_response(registers.word::<1>(), &target.offsets) {
+    } else if let Some((status, bytes)) =
+        read_response(registers.word::<1>(), &target.offsets, &mut scratch.window)
+    {
         event.status = status;
         event.response_bytes = bytes;
     }
@@ -470,10 +481,11 @@ fn outcome(state: &CallState) -> u32 {
 }
 
 #[inline(always)]
-fn read_response(response: u64, offsets: &Offsets) -> Option<(u16, i64)> {
-    let status: u64 = memory::read(response + offsets.get(GoField::ResponseStatusCode)?)?;
-    let bytes = memory::read(response + offsets.get(GoField::ResponseContentLength)?)?;
-    Some((status as u16, bytes))
+fn read_response(response: u64, offsets: &Offsets, window: &mut Window) -> Option<(u16, i64)> {
+    let length_at = offsets.get(GoField::ResponseContentLength)?;
+    let window = window.fetch(response, length_at)?;
+    let status = window.word(offsets.get(GoField::ResponseStatusCode)?)?;
+    Some((status as u16, window.word(length_at)? as i64))
 }
 
 /// Where `net.OpError` keeps the error it wraps: behind two strings and two interfaces.

@@ -33,7 +33,7 @@ use crate::{
     go::{self, Registers},
     head,
     log::kernel_log,
-    memory::{self, GoInterface, GoString},
+    memory::{self, GoString, Window},
     scratch::{self, Scratch},
     target,
 };
@@ -183,13 +183,11 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     let offsets = &target.offsets;
     let response = registers.word::<3>();
     let request = registers.word::<4>();
-    let Some(goroutine) = go::goroutine(tgid, registers.g(), offsets) else {
+    let Some(goroutine) = go::goroutine_in(tgid, registers.g(), offsets, &mut scratch.window) else {
         return emit::lose(LossReason::ReadFault);
     };
-    if memory::read::<u64>(request + offsets.get(GoField::RequestProtoMajor)?) != Some(1) {
-        return emit::lose(LossReason::ProtocolUnsupported);
-    }
     let state = &mut scratch.request;
+    free_goroutine_ids(state, &scratch.window, target);
     // SAFETY: reads a clock.
     state.start_ns = unsafe { bpf_ktime_get_boot_ns() };
     state.response = response;
@@ -209,10 +207,11 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     state.correlation_len = 0;
     state.sw8_x_len = 0;
     state.traceparent_len = 0;
-    if read_request(state, request, offsets).is_none() {
-        return emit::lose(LossReason::ReadFault);
+    match read_request(state, request, offsets, &mut scratch.window) {
+        Some(1) => {}
+        Some(_) => return emit::lose(LossReason::ProtocolUnsupported),
+        None => return emit::lose(LossReason::ReadFault),
     }
-    free_goroutine_ids(state, registers.g(), target);
     if read_head(scratch, response, offsets).is_none() {
         scratch.request.flags |= REQUEST_HEAD_INCOMPLETE;
         emit::count(LossReason::HeadIncomplete);
@@ -221,23 +220,30 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     store(&scratch.request, &goroutine)
 }
 
-/// Method, path, host, length, context.
+/// Method, path, host, length, context; the protocol's major version.
 #[inline(always)]
-fn read_request(state: &mut RequestState, request: u64, offsets: &Offsets) -> Option<()> {
-    let method: GoString = memory::read(request + offsets.get(GoField::RequestMethod)?)?;
+fn read_request(
+    state: &mut RequestState,
+    request: u64,
+    offsets: &Offsets,
+    window: &mut Window,
+) -> Option<u64> {
+    let context_at = offsets.get(GoField::RequestCtx)?;
+    let window = window.fetch(request, context_at + 8)?;
+    let version = window.word(offsets.get(GoField::RequestProtoMajor)?)?;
+    let method = window.string(offsets.get(GoField::RequestMethod)?)?;
     state.method_len = memory::read_string::<METHOD_MAX>(method, state.method.as_mut_ptr())?;
-    let url: u64 = memory::read(request + offsets.get(GoField::RequestUrl)?)?;
+    let url = window.word(offsets.get(GoField::RequestUrl)?)?;
     let path: GoString = memory::read(url + offsets.get(GoField::UrlPath)?)?;
     state.path_len = memory::read_string::<PATH_MAX>(path, state.path.as_mut_ptr())?;
     if path.len > PATH_MAX as u64 {
         state.flags |= REQUEST_PATH_TRUNCATED;
     }
-    let host: GoString = memory::read(request + offsets.get(GoField::RequestHost)?)?;
+    let host = window.string(offsets.get(GoField::RequestHost)?)?;
     state.host_len = memory::read_string::<HOST_MAX>(host, state.host.as_mut_ptr())?;
-    state.request_bytes = memory::read(request + offsets.get(GoField::RequestContentLength)?)?;
-    let context: GoInterface = memory::read(request + offsets.get(GoField::RequestCtx)?)?;
-    state.context = context.data;
-    Some(())
+    state.request_bytes = window.word(offsets.get(GoField::RequestContentLength)?)? as i64;
+    state.context = window.interface(context_at)?.data;
+    Some(version)
 }
 
 /// Notes which goroutine ids are still free.
@@ -246,7 +252,7 @@ fn read_request(state: &mut RequestState, request: u64, offsets: &Offsets) -> Op
 /// `sched.goidgen`. What is left of this P's batch, and all above `goidgen`, cannot belong to a goroutine that
 /// exists. Where either cannot be read its range stays empty: fewer parents, no wrong one.
 #[inline(always)]
-fn free_goroutine_ids(state: &mut RequestState, g: u64, target: &TargetInfo) {
+fn free_goroutine_ids(state: &mut RequestState, g: &Window, target: &TargetInfo) {
     state.goid_first = 0;
     state.goid_end = 0;
     state.goid_unused = u64::MAX;
@@ -260,11 +266,14 @@ fn free_goroutine_ids(state: &mut RequestState, g: u64, target: &TargetInfo) {
 }
 
 #[inline(always)]
-fn free_in_batch(state: &mut RequestState, g: u64, offsets: &Offsets) -> Option<()> {
-    let m: u64 = memory::read(g + offsets.get(GoField::GM)?)?;
+fn free_in_batch(state: &mut RequestState, g: &Window, offsets: &Offsets) -> Option<()> {
+    let m = g.word(offsets.get(GoField::GM)?)?;
     let p: u64 = memory::read(m + offsets.get(GoField::MP)?)?;
-    let first: u64 = memory::read(p + offsets.get(GoField::PGoidcache)?)?;
-    let end: u64 = memory::read(p + offsets.get(GoField::PGoidcacheend)?)?;
+    let first_at = offsets.get(GoField::PGoidcache)?;
+    if offsets.get(GoField::PGoidcacheend)? != first_at + 8 {
+        return None;
+    }
+    let [first, end]: [u64; 2] = memory::read(p + first_at)?;
     state.goid_first = first;
     state.goid_end = end;
     Some(())
@@ -275,12 +284,16 @@ fn free_in_batch(state: &mut RequestState, g: u64, offsets: &Offsets) -> Option<
 #[inline(always)]
 fn read_head(scratch: &mut Scratch, response: u64, offsets: &Offsets) -> Option<()> {
     let conn: u64 = memory::read(response + offsets.get(GoField::ServerResponseConn)?)?;
-    if memory::read::<u64>(conn + offsets.get(GoField::ConnTlsState)?)? != 0 {
+    let bufr_at = offsets.get(GoField::ConnBufr)?;
+    let window = scratch.window.fetch(conn, bufr_at)?;
+    if window.word(offsets.get(GoField::ConnTlsState)?)? != 0 {
         scratch.request.flags |= REQUEST_TLS;
     }
-    let bufr: u64 = memory::read(conn + offsets.get(GoField::ConnBufr)?)?;
-    let buffer: GoString = memory::read(bufr + offsets.get(GoField::BufioReaderBuf)?)?;
-    let consumed: u64 = memory::read(bufr + offsets.get(GoField::BufioReaderR)?)?;
+    let bufr = window.word(bufr_at)?;
+    let consumed_at = offsets.get(GoField::BufioReaderR)?;
+    let window = scratch.window.fetch(bufr, consumed_at)?;
+    let buffer = window.string(offsets.get(GoField::BufioReaderBuf)?)?;
+    let consumed = window.word(consumed_at)?;
     if consumed > buffer.len {
         return None;
     }
@@ -482,7 +495,7 @@ fn send(
         sw8_x_len: state.sw8_x_len,
         traceparent_len: state.traceparent_len,
     };
-    if let Some((status, written)) = read_response(state.response, offsets) {
+    if let Some((status, written)) = read_response(state.response, offsets, &mut scratch.window) {
         event.status = status;
         event.response_bytes = written;
     }
@@ -522,10 +535,11 @@ pub(crate) fn append<const MAX: usize>(record: *mut u8, at: u32, from: *const u8
 }
 
 #[inline(always)]
-fn read_response(response: u64, offsets: &Offsets) -> Option<(u16, i64)> {
-    let status: u64 = memory::read(response + offsets.get(GoField::ServerResponseStatus)?)?;
-    let written = memory::read(response + offsets.get(GoField::ServerResponseWritten)?)?;
-    Some((status as u16, written))
+fn read_response(response: u64, offsets: &Offsets, window: &mut Window) -> Option<(u16, i64)> {
+    let status_at = offsets.get(GoField::ServerResponseStatus)?;
+    let window = window.fetch(response, status_at)?;
+    let written = window.word(offsets.get(GoField::ServerResponseWritten)?)?;
+    Some((window.word(status_at)? as u16, written as i64))
 }
 
 /// The request's context derives from its connection's, which the server cancels when the client goes away.

@@ -14,5 +14,8 @@ pub const ANCESTRY: &[GoField] = &[
     GoField::PGoidcacheend,
 ];
 
+/// What a pure Go program asks `FIONREAD` with.
+pub const IOCTL: &str = "golang.org/x/sys/unix.IoctlGetInt";
+
 /// It takes ids for new goroutines from `runtime.sched.goidgen`.
 pub const NEWPROC: &str = "runtime.newproc1";

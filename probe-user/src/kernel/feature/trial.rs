@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData, MapError, MapType, SockHash},
+    maps::{MapData, MapError, MapType, SockHash},
     programs::{
         CgroupAttachMode, Program, ProgramError, RawTracePoint, SkMsg, SkSkb, SockOps, UProbe,
         uprobe::{UProbeAttachLocation, UProbeScope},
@@ -20,7 +20,10 @@ use aya::{
 };
 use rustix::{io::ioctl_fionread, net::sockopt::socket_cookie};
 
-use crate::kernel::load::{self, LoadError};
+use crate::kernel::{
+    load::{self, LoadError},
+    propagation::Sockets,
+};
 
 /// What is queued when the count is asked for.
 pub const QUEUED_BYTES: u64 = 100;
@@ -161,7 +164,7 @@ impl Bench {
 
     /// Attaches what inserts headers; it stays attached.
     pub fn attach_to_sockets(&mut self) -> Result<(), TrialError> {
-        let map = self.sockets()?.fd().try_clone();
+        let map = self.sockets(Sockets::Plain)?.fd().try_clone();
         let map = map.map_err(|source| TrialError::Io {
             what: "open the socket map again",
             source,
@@ -176,10 +179,10 @@ impl Bench {
 
     /// Asks `FIONREAD` about a socket of our own in the map, and tries the cure if it answers wrongly.
     pub fn fionread(&mut self) -> Result<Fionread, TrialError> {
-        if queued_bytes(&mut self.sockets()?)? == QUEUED_BYTES {
+        if queued_bytes(&mut self.sockets(Sockets::Plain)?)? == QUEUED_BYTES {
             return Ok(Fionread::Right);
         }
-        let map = self.sockets()?.fd().try_clone();
+        let map = self.sockets(Sockets::WithVerdict)?.fd().try_clone();
         let map = map.map_err(|source| TrialError::Io {
             what: "open the socket map again",
             source,
@@ -190,17 +193,14 @@ impl Bench {
             source: Box::new(source),
         };
         program.attach(&map).map_err(failed)?;
-        Ok(match queued_bytes(&mut self.sockets()?)? {
+        Ok(match queued_bytes(&mut self.sockets(Sockets::WithVerdict)?)? {
             QUEUED_BYTES => Fionread::Cured,
             bytes => Fionread::Wrong { bytes },
         })
     }
 
-    fn sockets(&mut self) -> Result<SockHash<&mut MapData, u64>, TrialError> {
-        let map: &mut Map = self.ebpf.map_mut("CLIENT_SOCKETS").ok_or(TrialError::Absent {
-            what: "map CLIENT_SOCKETS",
-        })?;
-        SockHash::try_from(map).map_err(TrialError::Enrol)
+    fn sockets(&mut self, sockets: Sockets) -> Result<SockHash<&mut MapData, u64>, TrialError> {
+        sockets.map(&mut self.ebpf).map_err(TrialError::from)
     }
 
     fn program<'a, P>(&'a mut self, name: &str, what: &'static str) -> Result<&'a mut P, TrialError>
