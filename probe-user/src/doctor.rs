@@ -102,7 +102,7 @@ impl Trial {
     fn of(result: Result<(), impl Error>) -> Self {
         match result {
             Ok(()) => Self::Works,
-            Err(error) => Self::Fails(chain(&error)),
+            Err(error) => Self::Fails(crate::chain(&error)),
         }
     }
 }
@@ -168,7 +168,7 @@ fn gather() -> Facts {
     }
     match Bench::new() {
         Ok(bench) => with_bench(bench, &mut facts),
-        Err(error) => facts.tracing_programs = Trial::Fails(chain(&error)),
+        Err(error) => facts.tracing_programs = Trial::Fails(crate::chain(&error)),
     }
     facts
 }
@@ -182,7 +182,7 @@ fn with_bench(mut bench: Bench, facts: &mut Facts) {
             Purpose::Propagation => &mut facts.propagation_programs,
         };
         if *fate == Trial::Works {
-            *fate = Trial::Fails(format!("{name}: {}", chain(&error)));
+            *fate = Trial::Fails(format!("{name}: {}", crate::chain(&error)));
         }
     }
     if facts.tracing_programs == Trial::Works {
@@ -198,18 +198,9 @@ fn with_bench(mut bench: Bench, facts: &mut Facts) {
     };
     facts.attached_to_sockets = Trial::of(bench.attach_to_sockets());
     if facts.attached_to_sockets == Trial::Works {
-        facts.fionread = bench.fionread().map_err(|error| Trial::Fails(chain(&error)));
-    }
-}
-
-/// An error with its causes, without the verifier's log: its last line of words says it.
-fn chain(error: &dyn Error) -> String {
-    let words = crate::chain(error);
-    let mut lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or_default().to_owned();
-    match lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time")) {
-        Some(last) => format!("{first} ... {last}"),
-        None => first,
+        facts.fionread = bench
+            .fionread()
+            .map_err(|error| Trial::Fails(crate::chain(&error)));
     }
 }
 

@@ -25,7 +25,8 @@ pub mod naming;
 pub mod telemetry;
 pub mod trace;
 
-/// An error with its causes in one line, for logs and for the user.
+/// An error with its causes in one line, for logs and for the user. Of the verifier's log, which the kernel's refusal
+/// of a program carries along, that is the last line: it says what was wrong.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
@@ -37,5 +38,10 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    words
+    let mut lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default().to_owned();
+    match lines.rfind(|line| !line.starts_with("processed ") && !line.starts_with("verification time")) {
+        Some(last) => format!("{first} ... {last}"),
+        None => first,
+    }
 }

@@ -1,6 +1,7 @@
 //! The object becomes loaded programs.
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::ProgramError};
+use tracing::debug;
 
 /// The kernel programs, as `build.rs` left them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probe"));
@@ -61,5 +62,6 @@ pub fn program(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
         Program::SkSkb(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+    .inspect_err(|error| debug!(%name, %error, "Program refused by the kernel"))
     .map_err(failed)
 }

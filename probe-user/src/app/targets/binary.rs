@@ -17,7 +17,7 @@ use crate::{
         process::Process,
         types::{self, TypeNames},
     },
-    instrument::{self, OnMissing, Plan},
+    instrument::{self, OnMissing, Plan, RefusalReason},
     kernel::{Kernel, attach::Links},
 };
 
@@ -179,6 +179,10 @@ fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
     for refusal in &plan.refusals {
         let (symbol, program, reason) = (refusal.symbol, refusal.program, &refusal.reason);
         match refusal.on_missing {
+            // The refusal below says it of the whole, and the part's own missing hook of the others.
+            _ if plan.sites.is_empty() || matches!(reason, RefusalReason::PartRefused(..)) => {
+                debug!(%exe, program, symbol, %reason, "Program not attached");
+            }
             // Nothing of the program is lost with it.
             OnMissing::Unused(_) => debug!(%exe, program, symbol, %reason, "Program not attached"),
             OnMissing::Refuse => warn!(%exe, program, symbol, %reason, "Program not attached"),
