@@ -7,8 +7,11 @@ use serde::Serialize;
 
 use crate::process::read;
 
-/// Connections held open: enough to keep two cores busy through a chain of three programs.
-const CONNECTIONS: u32 = 16;
+/// Connections held open: with 16 of them, and one thread to drive them, a sixth of two cores lay idle, and what was
+/// measured was how long a wake-up takes.
+pub(super) const CONNECTIONS: u32 = 64;
+/// Threads of the load's generator, so that it is not the one core that bounds the load.
+const THREADS: u32 = 2;
 
 /// A load by `wrk`.
 pub(super) struct Load {
@@ -34,7 +37,7 @@ impl Load {
         let mut command = Command::new("wrk");
         command.args([
             "-t",
-            "1",
+            &THREADS.to_string(),
             "-c",
             &CONNECTIONS.to_string(),
             "-d",

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::load::Measured;
+use super::load::{self, Measured};
 
 /// Where the table stands in docs/performance.md.
 const BEGIN: &str = "<!-- made by `cargo xtask bench --write`: begin -->";
@@ -92,9 +92,11 @@ fn per_request_us(cpu_s: f64, measured: &Measured) -> f64 {
 impl Report {
     pub(super) fn table(&self) -> String {
         let mut text = format!(
-            "{} pairs of {} s each, medians (lowest to highest); throughput at saturation by wrk on 16 connections, \
+            "{} pairs of {} s each, medians (lowest to highest); throughput at saturation by wrk on {} connections, \
              the load's generator on the same two cores.\n\n",
-            self.pairs, self.seconds
+            self.pairs,
+            self.seconds,
+            load::CONNECTIONS
         );
         text.push_str(
             "| program | untraced req/s | traced / untraced | p50 ms | p99 ms | CPU of the programs, µs a request | \
