@@ -16,10 +16,12 @@ mod names;
 pub mod segment;
 pub mod span;
 
-use std::{collections::HashMap, fmt::Write, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
-use probe_common::event::go::net_http::{
-    CALL_KEEP_PATH, ParentFound, REQUEST_KEEP_PATH, REQUEST_OPERATION_SENT,
+use foldhash::fast::RandomState;
+use probe_common::{
+    event::go::net_http::{CALL_KEEP_PATH, ParentFound, REQUEST_KEEP_PATH, REQUEST_OPERATION_SENT},
+    hex, operation,
 };
 
 use self::{
@@ -157,19 +159,21 @@ struct Target {
 }
 
 type SegmentId = [u8; 16];
+/// A map whose keys the kernel makes: nobody can choose them so that they collide, so a fast hash will do.
+type KernelMap<K, V> = HashMap<K, V, RandomState>;
 
 /// Turns events into segments.
 #[derive(Debug)]
 pub struct Tracer {
     settings: Settings,
-    targets: HashMap<u32, Target>,
+    targets: KernelMap<u32, Target>,
     /// Names of Entry spans, which are OAP's endpoints, and those of Exit spans.
     served: Names,
     called: Names,
-    held: HashMap<SegmentId, Held>,
+    held: KernelMap<SegmentId, Held>,
     held_spans: usize,
     /// Segments sent without some of their calls.
-    sent: HashMap<SegmentId, Sent>,
+    sent: KernelMap<SegmentId, Sent>,
     /// Counts what was ever held: the age of what is.
     ever_held: u64,
     losses: [u64; TraceLoss::ALL.len()],
@@ -183,10 +187,10 @@ impl Tracer {
             served: Names::new(settings.names_max),
             called: Names::new(settings.names_max),
             settings,
-            targets: HashMap::new(),
-            held: HashMap::new(),
+            targets: KernelMap::default(),
+            held: KernelMap::default(),
             held_spans: 0,
-            sent: HashMap::new(),
+            sent: KernelMap::default(),
             ever_held: 0,
             losses: [0; TraceLoss::ALL.len()],
         }
@@ -284,15 +288,17 @@ impl Tracer {
             return;
         };
         let sent = fixed.flags & REQUEST_OPERATION_SENT != 0 && names::is_operation(request.operation);
+        let made;
         let operation = if sent {
-            lossy(request.operation)
+            str::from_utf8(request.operation).unwrap_or_default()
         } else {
             let keep_path = fixed.flags & REQUEST_KEEP_PATH != 0;
-            names::operation(request.method, request.pattern, request.path, keep_path)
+            made = operation::name(request.method, request.pattern, request.path, keep_path);
+            made.as_str()
         };
         let admitted = self
             .served
-            .admit(&identity.service, &operation, sent, fixed.end_ns);
+            .admit(&identity.service, operation, sent, fixed.end_ns);
         self.lose(TraceLoss::NameOverflow, u64::from(admitted.overflowed));
         let entry = entry::entry(request, admitted.name, clock, self.settings.debug_tags);
         self.lose(TraceLoss::Sw8Unreadable, u64::from(entry.sw8_unreadable));
@@ -350,12 +356,12 @@ impl Tracer {
             return;
         };
         let keep_path = fixed.flags & CALL_KEEP_PATH != 0;
-        let operation = names::operation(call.method, b"", call.path, keep_path);
+        let operation = operation::name(call.method, b"", call.path, keep_path);
         // The header of a call without a parent names the call itself as the endpoint.
         let sent = fixed.parent == ParentFound::None && exit::went_out(fixed.propagation);
         let admitted = self
             .called
-            .admit(&identity.service, &operation, sent, fixed.end_ns);
+            .admit(&identity.service, operation.as_str(), sent, fixed.end_ns);
         self.lose(TraceLoss::NameOverflow, u64::from(admitted.overflowed));
         let span = exit::exit(call, admitted.name, clock, names, self.settings.debug_tags);
         let id = fixed.segment_id;
@@ -414,7 +420,8 @@ impl Tracer {
                 tgid,
                 identity,
                 trace_id: None,
-                calls: Vec::new(),
+                // Most requests make one call: it, and the request that will join it.
+                calls: Vec::with_capacity(2),
                 request: None,
                 until_ns: gone_ns.map_or(u64::MAX, |gone_ns| gone_ns.saturating_add(GRACE_NS)),
                 target_gone: gone_ns.is_some(),
@@ -525,12 +532,11 @@ impl Tracer {
 // === Parts of segments ===
 
 fn segment(segment_id: String, identity: Arc<Identity>, request: HeldRequest, calls: Vec<Span>) -> Segment {
-    let skip_analysis = request.span.skip_analysis;
-    let mut spans = vec![request.span];
-    spans.extend(calls.into_iter().map(|span| Span {
-        skip_analysis,
-        ..span
-    }));
+    let mut spans = calls;
+    for call in &mut spans {
+        call.skip_analysis = request.span.skip_analysis;
+    }
+    spans.insert(0, request.span);
     spans.sort_by_key(|span| span.id);
     Segment {
         trace_id: request.trace_id,
@@ -571,7 +577,7 @@ fn stand_in(calls: &[Span]) -> Span {
         end_ns: calls.iter().map(|call| call.end_ns).max().unwrap_or_default(),
         kind: SpanKind::Local,
         component: span::Component::GoHttpServer,
-        operation: "request without an end".to_owned(),
+        operation: "request without an end".into(),
         peer: String::new(),
         is_error: false,
         references: Vec::new(),
@@ -586,19 +592,20 @@ fn request_segment_id(id: &SegmentId) -> String {
     format!("{}.0", hex(id))
 }
 
-/// Bytes as lower-case digits.
-fn hex(bytes: &[u8]) -> String {
-    let mut digits = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a string does not fail.
-        let _ = write!(digits, "{byte:02x}");
-    }
-    digits
+/// An id as lower-case digits.
+fn hex(id: &[u8; 16]) -> String {
+    let mut digits = [0; 32];
+    hex::encode(id, &mut digits, 0);
+    lossy(&digits).into_owned()
 }
 
 /// The `url` tag: without the query, which may hold secrets.
 fn url(scheme: &[u8], host: &[u8], path: &[u8]) -> String {
-    format!("{}://{}{}", lossy(scheme), lossy(host), lossy(path))
+    let mut url = String::with_capacity(scheme.len() + host.len() + path.len() + 3);
+    for part in [scheme, b"://", host, path] {
+        url.push_str(&lossy(part));
+    }
+    url
 }
 
 #[cfg(test)]

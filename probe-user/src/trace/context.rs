@@ -1,11 +1,13 @@
 //! Trace contexts as requests bring them: `sw8` taken apart, and what `sw8-x` asks for.
 
+use std::borrow::Cow;
+
 use base64::{
     Engine,
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use probe_common::limits::TRACE_ID_BASE64_MAX;
+use probe_common::limits::{SW8_MAX, TRACE_ID_BASE64_MAX};
 
 /// Lenient about the bits that the last character has beyond the last byte: the kernel side does not look at
 /// them, and what it continues must be understood here.
@@ -37,6 +39,11 @@ impl Sw8 {
     /// Understands what `probe_common::context::sw8::scan` accepts, and nothing else. Of text that is not UTF-8
     /// it keeps what can be read.
     pub fn decode(value: &[u8]) -> Option<Self> {
+        if value.len() > SW8_MAX {
+            return None;
+        }
+        let mut decoded = [0; SW8_MAX];
+        let mut text = |base64| text(base64, &mut decoded);
         let mut fields = value.split(|byte| *byte == b'-');
         let mut field = || fields.next();
         let sample = match field()? {
@@ -45,7 +52,7 @@ impl Sw8 {
             _ => return None,
         };
         let trace_id = field().filter(|field| field.len() <= TRACE_ID_BASE64_MAX)?;
-        let decoded = Self {
+        let sw8 = Self {
             sample,
             trace_id: text(trace_id)?,
             parent_segment_id: text(field()?)?,
@@ -55,13 +62,14 @@ impl Sw8 {
             parent_endpoint: text(field()?)?,
             network_address: text(field()?)?,
         };
-        field().is_none().then_some(decoded)
+        field().is_none().then_some(sw8)
     }
 }
 
-fn text(base64: &[u8]) -> Option<String> {
-    let bytes = BASE64.decode(base64).ok().filter(|bytes| !bytes.is_empty())?;
-    Some(lossy(&bytes))
+/// By way of `decoded`: a string of its own for each field would be cleared before it is written.
+fn text(base64: &[u8], decoded: &mut [u8; SW8_MAX]) -> Option<String> {
+    let len = BASE64.decode_slice(base64, decoded).ok().filter(|len| *len > 0)?;
+    decoded.get(..len).map(|bytes| lossy(bytes).into_owned())
 }
 
 fn number(digits: &[u8]) -> Option<i32> {
@@ -72,8 +80,9 @@ fn number(digits: &[u8]) -> Option<i32> {
 }
 
 /// Bytes as text, with a sign for what cannot be read.
-pub(crate) fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+pub(crate) fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    // Nearly all of it is ASCII, which this check takes many bytes at a time.
+    str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// An incoming `sw8-x`: a mode and when the request was sent, either of which may be empty.

@@ -1,5 +1,7 @@
 //! A request served → an Entry span.
 
+use std::{borrow::Cow, sync::Arc};
+
 use probe_common::event::go::net_http::{
     REQUEST_CLIENT_GONE, REQUEST_HEAD_INCOMPLETE, REQUEST_PATH_TRUNCATED, REQUEST_SW8_CONTINUED,
     REQUEST_SW8_MALFORMED, REQUEST_TLS, RequestEnd,
@@ -9,6 +11,7 @@ use super::{
     Clock,
     context::{Sw8, Sw8X, lossy},
     hex,
+    names::METHODS,
     span::{Component, Reference, ReferenceKind, Span, SpanKind, SpanLog, Tag},
     url,
 };
@@ -25,7 +28,7 @@ pub(super) struct Entry {
 }
 
 /// The Entry span of a request, under the given name.
-pub(super) fn entry(request: &Request<'_>, operation: String, clock: Clock, debug_tags: bool) -> Entry {
+pub(super) fn entry(request: &Request<'_>, operation: Arc<str>, clock: Clock, debug_tags: bool) -> Entry {
     let fixed = &request.fixed;
     let has = |flag: u32| fixed.flags & flag != 0;
     let start_ns = clock.wall_ns(fixed.start_ns);
@@ -38,7 +41,7 @@ pub(super) fn entry(request: &Request<'_>, operation: String, clock: Clock, debu
     let status = status(fixed.end, fixed.status);
 
     let mut tags = Vec::with_capacity(6);
-    let mut tag = |key, value| tags.push(Tag { key, value });
+    let mut tag = |key, value: Cow<'static, str>| tags.push(Tag { key, value });
     tag("http.method", method(request.method));
     tag(
         "url",
@@ -46,41 +49,42 @@ pub(super) fn entry(request: &Request<'_>, operation: String, clock: Clock, debu
             if has(REQUEST_TLS) { b"https" } else { b"http" },
             request.host,
             request.path,
-        ),
+        )
+        .into(),
     );
     if let Some(status) = status {
-        tag("http.status_code", status.to_string());
+        tag("http.status_code", status_code(status));
     }
     if fixed.request_bytes > 0 {
-        tag("http.request.bytes", fixed.request_bytes.to_string());
+        tag("http.request.bytes", fixed.request_bytes.to_string().into());
     }
     if fixed.response_bytes > 0 {
-        tag("http.response.bytes", fixed.response_bytes.to_string());
+        tag("http.response.bytes", fixed.response_bytes.to_string().into());
     }
     if fixed.end == RequestEnd::Hijacked {
-        tag("http.hijacked", "true".to_owned());
+        tag("http.hijacked", "true".into());
     }
     if has(REQUEST_CLIENT_GONE) {
-        tag("http.client_gone", "true".to_owned());
+        tag("http.client_gone", "true".into());
     }
     if !request.traceparent.is_empty() {
-        tag("w3c.traceparent", lossy(request.traceparent));
+        tag("w3c.traceparent", lossy(request.traceparent).into_owned().into());
     }
     if let Some(sent_at_ms) = sw8_x.sent_at_ms {
         // Two machines' clocks: what seems to have arrived before it was sent took no time.
         let latency_ms = (start_ns / NANOSECONDS_PER_MILLISECOND).saturating_sub(sent_at_ms);
-        tag("transmission.latency", latency_ms.to_string());
+        tag("transmission.latency", latency_ms.to_string().into());
     }
     if debug_tags {
-        tag("skyprobe.goroutine", fixed.goid.to_string());
+        tag("skyprobe.goroutine", fixed.goid.to_string().into());
         if has(REQUEST_PATH_TRUNCATED) {
-            tag("skyprobe.path", "truncated".to_owned());
+            tag("skyprobe.path", "truncated".into());
         }
         if has(REQUEST_HEAD_INCOMPLETE) {
-            tag("skyprobe.head", "incomplete".to_owned());
+            tag("skyprobe.head", "incomplete".into());
         }
         if has(REQUEST_SW8_MALFORMED) {
-            tag("skyprobe.sw8", "malformed".to_owned());
+            tag("skyprobe.sw8", "malformed".into());
         }
     }
 
@@ -171,10 +175,32 @@ fn status(end: RequestEnd, status: u16) -> Option<u16> {
 }
 
 /// A method that is not named is `GET`, as in Go.
-pub(super) fn method(method: &[u8]) -> String {
+pub(super) fn method(method: &[u8]) -> Cow<'static, str> {
     if method.is_empty() {
-        "GET".to_owned()
-    } else {
-        lossy(method)
+        return "GET".into();
+    }
+    let known = METHODS.into_iter().find(|known| known.as_bytes() == method);
+    known.map_or_else(|| lossy(method).into_owned().into(), Cow::Borrowed)
+}
+
+/// The digits of a status; those that most answers have are not made anew.
+pub(super) fn status_code(status: u16) -> Cow<'static, str> {
+    match status {
+        200 => "200".into(),
+        201 => "201".into(),
+        204 => "204".into(),
+        301 => "301".into(),
+        302 => "302".into(),
+        304 => "304".into(),
+        400 => "400".into(),
+        401 => "401".into(),
+        403 => "403".into(),
+        404 => "404".into(),
+        429 => "429".into(),
+        500 => "500".into(),
+        502 => "502".into(),
+        503 => "503".into(),
+        504 => "504".into(),
+        _ => status.to_string().into(),
     }
 }

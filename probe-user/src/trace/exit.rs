@@ -1,5 +1,7 @@
 //! A call sent → an Exit span.
 
+use std::{borrow::Cow, sync::Arc};
+
 use probe_common::{
     event::go::net_http::{CALL_TRUNCATED, ParentFound},
     propagation::Outcome,
@@ -8,7 +10,7 @@ use probe_common::{
 use super::{
     Clock, TypeNames,
     context::lossy,
-    entry::method,
+    entry::{method, status_code},
     go_error,
     span::{Component, Span, SpanKind, SpanLog, Tag},
     url,
@@ -18,7 +20,7 @@ use crate::event::Call;
 /// The Exit span of a call, under the given name. Its ids are those of a call with a parent.
 pub(super) fn exit(
     call: &Call<'_>,
-    operation: String,
+    operation: Arc<str>,
     clock: Clock,
     names: &dyn TypeNames,
     debug_tags: bool,
@@ -33,21 +35,21 @@ pub(super) fn exit(
     };
 
     let mut tags = Vec::with_capacity(4);
-    let mut tag = |key, value| tags.push(Tag { key, value });
+    let mut tag = |key, value: Cow<'static, str>| tags.push(Tag { key, value });
     tag("http.method", method(call.method));
-    tag("url", url(scheme, call.peer, call.path));
+    tag("url", url(scheme, call.peer, call.path).into());
     if fixed.status != 0 && call.error.is_none() {
-        tag("http.status_code", fixed.status.to_string());
+        tag("http.status_code", status_code(fixed.status));
         if fixed.response_bytes > 0 {
-            tag("http.response.bytes", fixed.response_bytes.to_string());
+            tag("http.response.bytes", fixed.response_bytes.to_string().into());
         }
     }
     if debug_tags {
-        tag("skyprobe.goroutine", fixed.goid.to_string());
-        tag("skyprobe.parent", parent(fixed.parent).to_owned());
-        tag("skyprobe.propagation", outcome(fixed.propagation).to_owned());
+        tag("skyprobe.goroutine", fixed.goid.to_string().into());
+        tag("skyprobe.parent", parent(fixed.parent).into());
+        tag("skyprobe.propagation", outcome(fixed.propagation).into());
         if fixed.flags & CALL_TRUNCATED != 0 {
-            tag("skyprobe.path", "truncated".to_owned());
+            tag("skyprobe.path", "truncated".into());
         }
     }
 
@@ -73,7 +75,7 @@ pub(super) fn exit(
         kind: SpanKind::Exit,
         component: Component::GoHttpClient,
         operation,
-        peer: lossy(call.peer),
+        peer: lossy(call.peer).into_owned(),
         is_error: call.error.is_some() || fixed.status >= 400,
         references: Vec::new(),
         tags,

@@ -1,8 +1,8 @@
 //! A cap on distinct operation names: OAP stops telling endpoints apart when a service has too many.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use probe_common::{limits::OPERATION_MAX, operation::Operation};
+use probe_common::limits::OPERATION_MAX;
 
 /// How long a name counts after it was last used: the period over which OAP counts.
 const WINDOW_NS: u64 = 600 * 1_000_000_000;
@@ -12,7 +12,7 @@ const SWEEP_NS: u64 = 1_000_000_000;
 /// The path in the name of what finds no room.
 const OTHER: &str = "/{other}";
 /// A method is free text: in the name of what finds no room only these stand.
-const METHODS: [&str; 9] = [
+pub(super) const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE",
 ];
 
@@ -25,15 +25,21 @@ pub(super) struct Names {
 
 #[derive(Debug, Default)]
 struct Service {
-    /// When each was last used.
-    names: HashMap<String, u64>,
+    names: HashMap<Arc<str>, InUse>,
     swept_ns: u64,
+}
+
+#[derive(Debug)]
+struct InUse {
+    /// Shared by all spans that have it.
+    name: Arc<str>,
+    last_ns: u64,
 }
 
 /// A name that may be reported.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Admitted {
-    pub name: String,
+    pub name: Arc<str>,
     /// It stands for the real one, for which there was no room.
     pub overflowed: bool,
 }
@@ -48,37 +54,45 @@ impl Names {
 
     /// The name to report for `operation`. One that has gone out in a header is reported in any case.
     pub(super) fn admit(&mut self, service: &str, operation: &str, sent: bool, now_ns: u64) -> Admitted {
-        if !self.services.contains_key(service) {
-            self.services.insert(service.to_owned(), Service::default());
+        if let Some(known) = self.services.get_mut(service) {
+            return known.admit(operation, sent, now_ns, self.max);
         }
-        let admitted = Admitted {
-            name: operation.to_owned(),
+        let new = self.services.entry(service.to_owned()).or_default();
+        new.admit(operation, sent, now_ns, self.max)
+    }
+}
+
+impl Service {
+    fn admit(&mut self, operation: &str, sent: bool, now_ns: u64, max: usize) -> Admitted {
+        let as_it_is = |name| Admitted {
+            name,
             overflowed: false,
         };
-        let Some(names) = self.services.get_mut(service) else {
-            return admitted;
-        };
-        if let Some(used_ns) = names.names.get_mut(operation) {
-            *used_ns = now_ns.max(*used_ns);
-            return admitted;
+        if let Some(in_use) = self.names.get_mut(operation) {
+            in_use.last_ns = now_ns.max(in_use.last_ns);
+            return as_it_is(Arc::clone(&in_use.name));
         }
-        if names.names.len() >= self.max && now_ns.saturating_sub(names.swept_ns) >= SWEEP_NS {
-            names.swept_ns = now_ns;
-            names
-                .names
-                .retain(|_, used_ns| now_ns.saturating_sub(*used_ns) < WINDOW_NS);
+        if self.names.len() >= max && now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
+            self.swept_ns = now_ns;
+            self.names
+                .retain(|_, in_use| now_ns.saturating_sub(in_use.last_ns) < WINDOW_NS);
         }
-        if names.names.len() >= self.max {
+        if self.names.len() >= max {
             if sent {
-                return admitted;
+                return as_it_is(operation.into());
             }
             return Admitted {
-                name: other(operation),
+                name: other(operation).into(),
                 overflowed: true,
             };
         }
-        names.names.insert(operation.to_owned(), now_ns);
-        admitted
+        let name: Arc<str> = operation.into();
+        let in_use = InUse {
+            name: Arc::clone(&name),
+            last_ns: now_ns,
+        };
+        self.names.insert(Arc::clone(&name), in_use);
+        as_it_is(name)
     }
 }
 
@@ -90,12 +104,6 @@ fn other(operation: &str) -> String {
         "OTHER"
     };
     format!("{method}:{OTHER}")
-}
-
-/// The operation name of a request or call: see [`probe_common::operation`].
-pub(super) fn operation(method: &[u8], pattern: &[u8], path: &[u8], keep_path: bool) -> String {
-    let operation: Operation = probe_common::operation::name(method, pattern, path, keep_path);
-    operation.as_str().to_owned()
 }
 
 /// Whether this can be a name that was sent; any other comes of a damaged record.
@@ -110,7 +118,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn name(names: &mut Names, operation: &str, now_ns: u64) -> String {
-        names.admit("shop", operation, false, now_ns).name
+        names.admit("shop", operation, false, now_ns).name.to_string()
     }
 
     #[test]
@@ -140,7 +148,7 @@ mod tests {
     fn services_do_not_share() {
         let mut names = Names::new(1);
         assert_eq!(name(&mut names, "GET:/a", 0), "GET:/a");
-        assert_eq!(names.admit("bank", "GET:/b", false, 0).name, "GET:/b");
+        assert_eq!(&*names.admit("bank", "GET:/b", false, 0).name, "GET:/b");
     }
 
     #[test]

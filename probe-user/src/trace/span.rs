@@ -1,5 +1,7 @@
 //! A span, in SkyWalking's words.
 
+use std::{borrow::Cow, sync::Arc};
+
 /// What a span stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SpanKind {
@@ -43,7 +45,8 @@ pub struct Reference {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag {
     pub key: &'static str,
-    pub value: String,
+    /// Most are one of a few.
+    pub value: Cow<'static, str>,
 }
 
 /// Something that happened at one time within a span.
@@ -68,7 +71,7 @@ pub struct Span {
     pub kind: SpanKind,
     pub component: Component,
     /// `METHOD:/path`.
-    pub operation: String,
+    pub operation: Arc<str>,
     /// Empty but for Exit spans.
     pub peer: String,
     pub is_error: bool,
@@ -85,6 +88,6 @@ impl Span {
         self.tags
             .iter()
             .find(|tag| tag.key == key)
-            .map(|tag| tag.value.as_str())
+            .map(|tag| tag.value.as_ref())
     }
 }

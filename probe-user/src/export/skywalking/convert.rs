@@ -29,7 +29,7 @@ fn span_object(span: &Span) -> SpanObject {
         // OAP takes the difference as it is: it must not be negative, whatever came in.
         end_time: ms(span.end_ns).max(start_ms),
         refs: span.references.iter().map(segment_reference).collect(),
-        operation_name: span.operation.clone(),
+        operation_name: span.operation.to_string(),
         peer: span.peer.clone(),
         span_type: span_type(span.kind).into(),
         span_layer: span_layer(component::layer(span.component)).into(),
@@ -57,7 +57,7 @@ fn segment_reference(reference: &Reference) -> SegmentReference {
 fn tag(tag: &Tag) -> KeyStringValuePair {
     KeyStringValuePair {
         key: tag.key.to_owned(),
-        value: tag.value.clone(),
+        value: tag.value.clone().into_owned(),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::trace::span::{Component, Reference, ReferenceKind, Span, SpanKind, Sp
 const START_NS: u64 = 1_700_000_000_000_000_000;
 const MS: u64 = MILLISECOND_NS;
 
-fn span(id: i32, kind: SpanKind, operation: &str, from_ms: u64, to_ms: u64, status: &str) -> Span {
+fn span(id: i32, kind: SpanKind, operation: &str, from_ms: u64, to_ms: u64, status: &'static str) -> Span {
     Span {
         id,
         parent_id: id.min(1) - 1,
