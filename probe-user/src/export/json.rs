@@ -4,7 +4,7 @@
 //! Numbers are numbers. Protobuf's own writers put 64-bit ones into quotes, its readers take both, and scripts
 //! want to reckon with them. Times are milliseconds since 1970, as on the wire.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use serde::Serialize;
 
@@ -15,6 +15,8 @@ use crate::trace::{
 };
 
 const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
+/// What the buffer keeps of its room from one export to the next: more than a batch takes that is no burst.
+const LINES_KEPT: usize = 512 * 1024;
 
 /// What the user can choose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,171 +30,162 @@ pub struct JsonSettings {
 pub struct Json<W> {
     out: W,
     settings: JsonSettings,
+    /// Empty between exports; kept for its memory.
+    lines: Vec<u8>,
 }
 
 impl<W: Write> Json<W> {
     pub fn new(out: W, settings: JsonSettings) -> Self {
-        Self { out, settings }
+        Self {
+            out,
+            settings,
+            lines: Vec::new(),
+        }
     }
 
     /// Writes all of `segments`; when it returns they are with the operating system.
     pub fn export(&mut self, segments: &[Segment]) -> Result<(), OutputError> {
-        let mut lines = Vec::with_capacity(segments.len() * 1024);
+        self.lines.clear();
+        self.lines.shrink_to(LINES_KEPT);
+        let mut lines = Lines {
+            out: &mut self.lines,
+            settings: self.settings,
+        };
         for segment in segments {
-            write_line(segment, self.settings, &mut lines)?;
+            lines.segment(segment)?;
         }
         // One write: lines of several probes into one pipe mix less, and a reader seldom sees half a line.
-        self.out.write_all(&lines)?;
+        self.out.write_all(&self.lines)?;
         self.out.flush()?;
         Ok(())
     }
 }
 
-/// Appends the line of a segment.
-fn write_line(segment: &Segment, settings: JsonSettings, out: &mut Vec<u8>) -> Result<(), OutputError> {
-    serde_json::to_writer(&mut *out, &SegmentLine::new(segment, settings)).map_err(std::io::Error::from)?;
-    out.push(b'\n');
-    Ok(())
-}
-
 // === The form ===
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SegmentLine<'a> {
-    trace_id: &'a str,
-    trace_segment_id: &'a str,
-    service: &'a str,
-    service_instance: &'a str,
-    spans: Vec<SpanObject<'a>>,
+/// Appends lines. Most of a line are keys that never change: they are put down as they stand here, each with the
+/// signs around it, where serde would look through them for what must be escaped.
+struct Lines<'a> {
+    out: &'a mut Vec<u8>,
+    settings: JsonSettings,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SpanObject<'a> {
-    span_id: i32,
-    parent_span_id: i32,
-    start_time: u64,
-    end_time: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start_time_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    end_time_ns: Option<u64>,
-    refs: Vec<SegmentReference<'a>>,
-    operation_name: &'a str,
-    peer: &'a str,
-    span_type: &'static str,
-    span_layer: &'static str,
-    component_id: i32,
-    is_error: bool,
-    tags: Vec<KeyValue<'a>>,
-    logs: Vec<Log<'a>>,
-    skip_analysis: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SegmentReference<'a> {
-    ref_type: &'static str,
-    trace_id: &'a str,
-    parent_trace_segment_id: &'a str,
-    parent_span_id: i32,
-    parent_service: &'a str,
-    parent_service_instance: &'a str,
-    parent_endpoint: &'a str,
-    network_address_used_at_peer: &'a str,
-}
-
-#[derive(Serialize)]
-struct KeyValue<'a> {
-    key: &'a str,
-    value: &'a str,
-}
-
-#[derive(Serialize)]
-struct Log<'a> {
-    time: u64,
-    data: Vec<KeyValue<'a>>,
-}
-
-impl<'a> SegmentLine<'a> {
-    fn new(segment: &'a Segment, settings: JsonSettings) -> Self {
-        Self {
-            trace_id: &segment.trace_id,
-            trace_segment_id: &segment.segment_id,
-            service: &segment.identity.service,
-            service_instance: &segment.identity.instance,
-            spans: segment
-                .spans
-                .iter()
-                .map(|span| SpanObject::new(span, settings))
-                .collect(),
-        }
+impl Lines<'_> {
+    fn segment(&mut self, segment: &Segment) -> io::Result<()> {
+        self.text(r#"{"traceId":"#, &segment.trace_id)?;
+        self.text(r#","traceSegmentId":"#, &segment.segment_id)?;
+        self.text(r#","service":"#, &segment.identity.service)?;
+        self.text(r#","serviceInstance":"#, &segment.identity.instance)?;
+        self.list(r#","spans":["#, &segment.spans, Self::span)?;
+        self.raw("}\n");
+        Ok(())
     }
-}
 
-impl<'a> SpanObject<'a> {
-    fn new(span: &'a Span, settings: JsonSettings) -> Self {
-        Self {
-            span_id: span.id,
-            parent_span_id: span.parent_id,
-            start_time: span.start_ns / NANOSECONDS_PER_MILLISECOND,
-            end_time: span.end_ns / NANOSECONDS_PER_MILLISECOND,
-            start_time_ns: settings.nanoseconds.then_some(span.start_ns),
-            end_time_ns: settings.nanoseconds.then_some(span.end_ns),
-            refs: span.references.iter().map(SegmentReference::from).collect(),
-            operation_name: &span.operation,
-            peer: &span.peer,
-            span_type: match span.kind {
-                SpanKind::Entry => "Entry",
-                SpanKind::Exit => "Exit",
-                SpanKind::Local => "Local",
-            },
-            span_layer: component::layer(span.component).name(),
-            component_id: component::id(span.component),
-            is_error: span.is_error,
-            tags: span
-                .tags
-                .iter()
-                .map(|tag| KeyValue {
-                    key: tag.key,
-                    value: &tag.value,
-                })
-                .collect(),
-            logs: span.logs.iter().map(Log::from).collect(),
-            skip_analysis: span.skip_analysis,
+    fn span(&mut self, span: &Span) -> io::Result<()> {
+        self.value(r#"{"spanId":"#, span.id)?;
+        self.value(r#","parentSpanId":"#, span.parent_id)?;
+        self.value(r#","startTime":"#, span.start_ns / NANOSECONDS_PER_MILLISECOND)?;
+        self.value(r#","endTime":"#, span.end_ns / NANOSECONDS_PER_MILLISECOND)?;
+        if self.settings.nanoseconds {
+            self.value(r#","startTimeNs":"#, span.start_ns)?;
+            self.value(r#","endTimeNs":"#, span.end_ns)?;
         }
+        self.list(r#","refs":["#, &span.references, Self::reference)?;
+        self.text(r#","operationName":"#, &span.operation)?;
+        self.text(r#","peer":"#, &span.peer)?;
+        let kind = match span.kind {
+            SpanKind::Entry => "Entry",
+            SpanKind::Exit => "Exit",
+            SpanKind::Local => "Local",
+        };
+        self.text(r#","spanType":"#, kind)?;
+        self.text(r#","spanLayer":"#, component::layer(span.component).name())?;
+        self.value(r#","componentId":"#, component::id(span.component))?;
+        self.value(r#","isError":"#, span.is_error)?;
+        self.list(r#","tags":["#, &span.tags, |lines, tag| {
+            lines.pair(tag.key, &tag.value)
+        })?;
+        self.list(r#","logs":["#, &span.logs, Self::log)?;
+        self.value(r#","skipAnalysis":"#, span.skip_analysis)?;
+        self.raw("}");
+        Ok(())
     }
-}
 
-impl<'a> From<&'a Reference> for SegmentReference<'a> {
-    fn from(reference: &'a Reference) -> Self {
-        Self {
-            ref_type: match reference.kind {
-                ReferenceKind::CrossProcess => "CrossProcess",
-                ReferenceKind::CrossThread => "CrossThread",
-            },
-            trace_id: &reference.trace_id,
-            parent_trace_segment_id: &reference.parent_segment_id,
-            parent_span_id: reference.parent_span_id,
-            parent_service: &reference.parent_service,
-            parent_service_instance: &reference.parent_instance,
-            parent_endpoint: &reference.parent_endpoint,
-            network_address_used_at_peer: &reference.network_address,
-        }
+    fn reference(&mut self, reference: &Reference) -> io::Result<()> {
+        let kind = match reference.kind {
+            ReferenceKind::CrossProcess => "CrossProcess",
+            ReferenceKind::CrossThread => "CrossThread",
+        };
+        self.text(r#"{"refType":"#, kind)?;
+        self.text(r#","traceId":"#, &reference.trace_id)?;
+        self.text(r#","parentTraceSegmentId":"#, &reference.parent_segment_id)?;
+        self.value(r#","parentSpanId":"#, reference.parent_span_id)?;
+        self.text(r#","parentService":"#, &reference.parent_service)?;
+        self.text(r#","parentServiceInstance":"#, &reference.parent_instance)?;
+        self.text(r#","parentEndpoint":"#, &reference.parent_endpoint)?;
+        self.text(r#","networkAddressUsedAtPeer":"#, &reference.network_address)?;
+        self.raw("}");
+        Ok(())
     }
-}
 
-impl<'a> From<&'a SpanLog> for Log<'a> {
-    fn from(log: &'a SpanLog) -> Self {
-        Self {
-            time: log.time_ns / NANOSECONDS_PER_MILLISECOND,
-            data: log
-                .data
-                .iter()
-                .map(|(key, value)| KeyValue { key, value })
-                .collect(),
+    fn log(&mut self, log: &SpanLog) -> io::Result<()> {
+        self.value(r#"{"time":"#, log.time_ns / NANOSECONDS_PER_MILLISECOND)?;
+        self.list(r#","data":["#, &log.data, |lines, (key, value)| {
+            lines.pair(key, value)
+        })?;
+        self.raw("}");
+        Ok(())
+    }
+
+    fn pair(&mut self, key: &str, value: &str) -> io::Result<()> {
+        self.text(r#"{"key":"#, key)?;
+        self.text(r#","value":"#, value)?;
+        self.raw("}");
+        Ok(())
+    }
+
+    // === What all of it is made of ===
+
+    fn raw(&mut self, json: &str) {
+        self.out.extend_from_slice(json.as_bytes());
+    }
+
+    /// A number, or whether something is so.
+    fn value(&mut self, key: &'static str, value: impl Serialize) -> io::Result<()> {
+        self.raw(key);
+        serde_json::to_writer(&mut *self.out, &value).map_err(io::Error::from)
+    }
+
+    fn text(&mut self, key: &'static str, text: &str) -> io::Result<()> {
+        self.raw(key);
+        // Looked through without a branch, many bytes at a time; what has anything to escape is serde's.
+        let is_plain = text.bytes().fold(true, |plain, byte| {
+            plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')
+        });
+        if !is_plain {
+            return serde_json::to_writer(&mut *self.out, text).map_err(io::Error::from);
         }
+        self.raw("\"");
+        self.raw(text);
+        self.raw("\"");
+        Ok(())
+    }
+
+    fn list<T>(
+        &mut self,
+        key: &'static str,
+        items: &[T],
+        item: impl Fn(&mut Self, &T) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.raw(key);
+        for (at, each) in items.iter().enumerate() {
+            if at > 0 {
+                self.raw(",");
+            }
+            item(self, each)?;
+        }
+        self.raw("]");
+        Ok(())
     }
 }
 
@@ -281,6 +274,30 @@ mod tests {
             String::from_utf8(out).unwrap(),
             LINE.replace(times, &format!("{times}{more}"))
         );
+    }
+
+    #[test]
+    fn text_is_written_as_serde_would_write_it() {
+        let mut text = String::new();
+        for c in ('\0'..='\u{100}').chain("→\u{2028}\u{fffd}😀".chars()) {
+            text.push(c);
+            for text in [
+                c.to_string(),
+                format!("some text before {c} and behind"),
+                text.clone(),
+            ] {
+                let mut out = Vec::new();
+                let mut lines = Lines {
+                    out: &mut out,
+                    settings: JsonSettings::default(),
+                };
+                lines.text("", &text).unwrap();
+                assert_eq!(
+                    String::from_utf8(out).unwrap(),
+                    serde_json::to_string(&text).unwrap()
+                );
+            }
+        }
     }
 
     #[test]
