@@ -50,16 +50,26 @@ pub struct SegmentSender {
 }
 
 impl SegmentSender {
-    /// Hands over a segment. Never waits: what finds no room is lost, and counted.
-    pub fn send(&self, segment: Segment) {
-        let size = tally(&segment);
-        self.telemetry.produced(size);
-        match self.segments.try_send(segment) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => self.telemetry.lost(Loss::QueueFull, size),
-            // The exporter ended before the tracer: what it could not do any more, it cannot do for this one.
-            Err(TrySendError::Closed(_)) => self.telemetry.lost(Loss::ExportFailed, size),
-        }
+    /// Hands over all of `segments` at once. Never waits: what finds no room is lost, and counted.
+    pub fn send(&self, segments: &mut Vec<Segment>) {
+        self.telemetry.produced(tally_all(&*segments));
+        let loss = loop {
+            let room = self.segments.capacity().min(segments.len());
+            match self.segments.try_reserve_many(room) {
+                Ok(places) => {
+                    for (place, segment) in places.zip(segments.drain(..room)) {
+                        place.send(segment);
+                    }
+                    break Loss::QueueFull;
+                }
+                // Another sender has taken the room since.
+                Err(TrySendError::Full(())) => {}
+                // The exporter ended before the tracer: what it could not do any more, it cannot do for these.
+                Err(TrySendError::Closed(())) => break Loss::ExportFailed,
+            }
+        };
+        self.telemetry.lost(loss, tally_all(&*segments));
+        segments.clear();
     }
 }
 
@@ -71,40 +81,28 @@ pub struct SegmentReceiver {
 }
 
 impl SegmentReceiver {
-    /// The next segment; `None` when the last sender is gone and the queue is empty.
-    pub async fn recv(&mut self) -> Option<Segment> {
-        self.segments.recv().await
-    }
-
-    /// The same, for a thread of its own.
-    pub fn blocking_recv(&mut self) -> Option<Segment> {
-        self.segments.blocking_recv()
-    }
-
-    /// What waits besides `first`, up to `most` in all, without waiting for more.
-    pub fn with_waiting(&mut self, first: Segment, most: usize) -> Vec<Segment> {
-        let mut batch = vec![first];
-        while batch.len() < most
-            && let Ok(segment) = self.segments.try_recv()
-        {
-            batch.push(segment);
-        }
-        batch
+    /// Adds what the queue holds to `batch`, at most `most`; waits for the first only. Says whether there was
+    /// anything: there is not when the last sender is gone and the queue is empty. Broken off, it loses nothing.
+    pub async fn recv(&mut self, batch: &mut Vec<Segment>, most: usize) -> bool {
+        self.segments.recv_many(batch, most).await > 0
     }
 
     /// Up to `most` segments: waits for the first, then no longer than `wait` for the others.
     /// `None` when the last sender is gone and the queue is empty.
     pub async fn batch(&mut self, most: usize, wait: Duration) -> Option<Vec<Segment>> {
-        let mut batch = vec![self.segments.recv().await?];
+        let mut batch = Vec::new();
+        if !self.recv(&mut batch, most).await {
+            return None;
+        }
         let full = async {
             while batch.len() < most {
-                match self.segments.recv().await {
-                    Some(segment) => batch.push(segment),
-                    None => return,
+                let room = most - batch.len();
+                if !self.recv(&mut batch, room).await {
+                    return;
                 }
             }
         };
-        // Either way the batch is what has come: receiving loses nothing when it is broken off.
+        // Either way the batch is what has come.
         let _ = tokio::time::timeout(wait, full).await;
         Some(batch)
     }
@@ -158,9 +156,8 @@ mod tests {
     async fn the_newest_are_dropped_and_counted() {
         let telemetry = Arc::new(Telemetry::default());
         let (sender, mut receiver) = queue(2, Arc::clone(&telemetry));
-        for number in 0..5 {
-            sender.send(segment(number));
-        }
+        sender.send(&mut vec![segment(0)]);
+        sender.send(&mut (1..5).map(segment).collect());
         drop(sender);
         let batch = receiver.batch(10, Duration::from_secs(1)).await;
         assert_eq!(ids(batch), Some(vec!["0".into(), "1".into()]));
@@ -172,9 +169,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_batch_ends_by_size_or_by_time() {
         let (sender, mut receiver) = queue(10, Arc::new(Telemetry::default()));
-        for number in 0..3 {
-            sender.send(segment(number));
-        }
+        sender.send(&mut (0..3).map(segment).collect());
         let start = tokio::time::Instant::now();
         let batch = receiver.batch(2, Duration::from_millis(500)).await;
         assert_eq!(ids(batch), Some(vec!["0".into(), "1".into()]));
@@ -188,7 +183,7 @@ mod tests {
     async fn closing_is_known_before_the_queue_is_empty() {
         let (sender, receiver) = queue(10, Arc::new(Telemetry::default()));
         let other = sender.clone();
-        sender.send(segment(0));
+        sender.send(&mut vec![segment(0)]);
         drop(sender);
         let early = tokio::time::timeout(Duration::from_millis(10), receiver.closing()).await;
         assert!(early.is_err(), "one sender is left");
@@ -201,7 +196,7 @@ mod tests {
         let telemetry = Arc::new(Telemetry::default());
         let (sender, receiver) = queue(10, Arc::clone(&telemetry));
         drop(receiver);
-        sender.send(segment(0));
+        sender.send(&mut vec![segment(0)]);
         assert_eq!(telemetry.account().lost_to(Loss::ExportFailed).segments, 1);
         assert_eq!(telemetry.account().pending_segments(), 0);
     }

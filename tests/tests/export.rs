@@ -85,7 +85,7 @@ impl Exporting {
     /// Sends `count` segments of two spans each, numbered on.
     fn send(&mut self, count: usize) {
         for _ in 0..count {
-            self.sender.send(segment(self.next));
+            self.sender.send(&mut vec![segment(self.next)]);
             self.next += 1;
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     fs::OpenOptions,
     io::{self, IsTerminal as _, Write},
+    mem,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -126,7 +127,8 @@ fn settings(oap: &Oap) -> skywalking::Settings {
 
 /// Where segments are written. Each call says what has left our hands.
 trait Sink {
-    fn take(&mut self, segments: Vec<Segment>) -> Result<Tally, OutputError>;
+    /// What it leaves of `segments` is let go.
+    fn take(&mut self, segments: &mut Vec<Segment>) -> Result<Tally, OutputError>;
     fn tick(&mut self) -> Result<Tally, OutputError>;
     fn flush(&mut self) -> Result<Tally, OutputError>;
     /// What was taken and has not left.
@@ -136,9 +138,9 @@ trait Sink {
 struct JsonSink(Json<Output>);
 
 impl Sink for JsonSink {
-    fn take(&mut self, segments: Vec<Segment>) -> Result<Tally, OutputError> {
-        self.0.export(&segments)?;
-        Ok(tally_all(&segments))
+    fn take(&mut self, segments: &mut Vec<Segment>) -> Result<Tally, OutputError> {
+        self.0.export(segments)?;
+        Ok(tally_all(&*segments))
     }
 
     fn tick(&mut self) -> Result<Tally, OutputError> {
@@ -157,8 +159,8 @@ impl Sink for JsonSink {
 struct TextSink(Text<Output>);
 
 impl Sink for TextSink {
-    fn take(&mut self, segments: Vec<Segment>) -> Result<Tally, OutputError> {
-        self.0.export(segments, clock::now_boot_ns())
+    fn take(&mut self, segments: &mut Vec<Segment>) -> Result<Tally, OutputError> {
+        self.0.export(mem::take(segments), clock::now_boot_ns())
     }
 
     fn tick(&mut self) -> Result<Tally, OutputError> {
@@ -178,18 +180,20 @@ impl Sink for TextSink {
 /// and counted as lost: the traced programs must not feel it.
 async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemetry: Arc<Telemetry>) {
     let mut failed = false;
+    let mut batch = Vec::with_capacity(BATCH_SEGMENTS);
     loop {
+        batch.clear();
         // `recv` loses nothing when its wait is broken off; `batch` would lose what it has.
-        let (taken, written) = match tokio::time::timeout(TICK, segments.recv()).await {
-            Ok(None) => break,
-            Ok(Some(first)) => {
-                let batch = segments.with_waiting(first, BATCH_SEGMENTS);
+        let came = tokio::time::timeout(TICK, segments.recv(&mut batch, BATCH_SEGMENTS)).await;
+        let (taken, written) = match came {
+            Ok(false) => break,
+            Ok(true) => {
                 let taken = tally_all(&batch);
                 if failed {
                     telemetry.lost(Loss::OutputFailed, taken);
                     continue;
                 }
-                (taken, sink.take(batch))
+                (taken, sink.take(&mut batch))
             }
             Err(_) if failed => continue,
             Err(_) => (Tally::default(), sink.tick()),

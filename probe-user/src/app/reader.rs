@@ -98,7 +98,7 @@ impl Reader {
     /// Takes a batch of records; how many there were.
     fn drain(&mut self, wall: WallClock, finished: &mut Vec<Segment>) -> usize {
         let count = self.take(wall, finished);
-        self.send(finished);
+        self.segments.send(finished);
         count
     }
 
@@ -141,19 +141,13 @@ impl Reader {
             &mut self.tracer.lock().unwrap_or_else(PoisonError::into_inner),
             finished,
         );
-        self.send(finished);
+        self.segments.send(finished);
     }
 
     fn tell_losses(&self) {
         let tracer = self.tracer.lock().unwrap_or_else(PoisonError::into_inner);
         for (loss, total) in tracer.losses() {
             self.telemetry.tracer_lost(loss.name(), loss.loses_span(), total);
-        }
-    }
-
-    fn send(&self, finished: &mut Vec<Segment>) {
-        for segment in finished.drain(..) {
-            self.segments.send(segment);
         }
     }
 }
