@@ -46,29 +46,65 @@ fn exchange(server: SocketAddr, request: &str) -> Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(request.as_bytes())?;
+    // Armeria 1.29 answers at once and closes three seconds later: the answer says itself where it ends.
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
+    let mut piece = [0; 16 * 1024];
+    while !is_whole(&bytes) {
+        let read = stream.read(&mut piece)?;
+        if read == 0 {
+            break;
+        }
+        bytes.extend_from_slice(piece.get(..read).unwrap_or_default());
+    }
     parse(&bytes)
 }
 
-fn parse(bytes: &[u8]) -> Result<Answer> {
+/// Whether it is there to its end; one that does not say where that is ends with the connection.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Ok((head, body)) = head_and_body(bytes) else {
+        return false;
+    };
+    let length = header(head, "content-length").and_then(|length| length.parse().ok());
+    if is_chunked(head) {
+        unchunk(body).is_ok()
+    } else {
+        length.is_some_and(|length: usize| body.len() >= length)
+    }
+}
+
+fn head_and_body(bytes: &[u8]) -> Result<(&str, &[u8])> {
     let head_end = bytes
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
         .context("the answer has no end of head")?;
     let (head, rest) = bytes.split_at(head_end);
-    let body = rest.get(4..).unwrap_or_default();
     let head = std::str::from_utf8(head).context("the head of the answer is not text")?;
+    Ok((head, rest.get(4..).unwrap_or_default()))
+}
+
+fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    head.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+fn is_chunked(head: &str) -> bool {
+    header(head, "transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+}
+
+fn parse(bytes: &[u8]) -> Result<Answer> {
+    let (head, body) = head_and_body(bytes)?;
     let status = head
         .split(' ')
         .nth(1)
         .and_then(|status| status.parse().ok())
         .context("the answer has no status")?;
-    let chunked = head.lines().any(|line| {
-        let line = line.to_ascii_lowercase();
-        line.starts_with("transfer-encoding:") && line.contains("chunked")
-    });
-    let body = if chunked { unchunk(body)? } else { body.to_vec() };
+    let body = if is_chunked(head) {
+        unchunk(body)?
+    } else {
+        body.to_vec()
+    };
     Ok(Answer {
         status,
         body: String::from_utf8(body).context("the body of the answer is not UTF-8")?,
@@ -152,5 +188,18 @@ mod tests {
             request.starts_with("POST /graphql HTTP/1.1\r\n") && request.ends_with("\r\n\r\n[1]"),
             "{request}"
         );
+    }
+
+    #[test]
+    fn an_answer_ends_where_it_says() {
+        let ends = |answer: &[u8]| (0..=answer.len()).find(|&end| is_whole(&answer[..end]));
+        let plain = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno";
+        assert_eq!(ends(plain), Some(plain.len()));
+        let empty = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(ends(empty), Some(empty.len()));
+        // The chunk's own end looks like that of the answer.
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n0\r\n\r\n0\r\n\r\n";
+        assert_eq!(ends(chunked), Some(chunked.len() - 2));
+        assert_eq!(ends(b"HTTP/1.1 200 OK\r\n\r\nuntil it closes"), None);
     }
 }
