@@ -1,4 +1,4 @@
-//! Any bytes as a function's body, on both architectures.
+//! Any bytes as a function's body, on both architectures; the first two say where the function that it calls lies.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,10 +7,19 @@ use probe_user::{
     instrument::site::{self, SiteKind},
 };
 
-fuzz_target!(|body: &[u8]| {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((callee, body)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let callee = u64::from(u16::from_le_bytes(*callee));
+    let kinds = [
+        SiteKind::StackCheck,
+        SiteKind::Success { callee: "" },
+        SiteKind::Returns { but_success_of: "" },
+    ];
     for architecture in [Architecture::Amd64, Architecture::Arm64] {
-        for kind in [SiteKind::StackCheck, SiteKind::Returns] {
-            for spot in site::find(architecture, kind, body).unwrap_or_default() {
+        for kind in kinds {
+            for spot in site::find(architecture, kind, body, Some(callee)).unwrap_or_default() {
                 assert!(spot.at < body.len() as u64);
             }
         }
