@@ -17,6 +17,10 @@ pub enum EventKind {
     GoNetHttpRequest = 16,
     /// [`go::net_http::CallEvent`]: a client has its response, or its error.
     GoNetHttpCall = 17,
+    /// [`go::net_http::RequestEvent`]: a grpc-go server has answered a call. See [`go::grpc`].
+    GoGrpcRequest = 18,
+    /// [`go::net_http::CallEvent`]: a grpc-go client's call is over. See [`go::grpc`].
+    GoGrpcCall = 19,
 }
 
 impl EventKind {
@@ -24,8 +28,8 @@ impl EventKind {
     pub const fn size(self) -> usize {
         match self {
             Self::ProcessExec | Self::ProcessExit => size_of::<process::ProcessEvent>(),
-            Self::GoNetHttpRequest => size_of::<go::net_http::RequestEvent>(),
-            Self::GoNetHttpCall => size_of::<go::net_http::CallEvent>(),
+            Self::GoNetHttpRequest | Self::GoGrpcRequest => size_of::<go::net_http::RequestEvent>(),
+            Self::GoNetHttpCall | Self::GoGrpcCall => size_of::<go::net_http::CallEvent>(),
         }
     }
 }

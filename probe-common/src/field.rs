@@ -62,6 +62,41 @@ fields! {
     TcpAddrIp = 31, "net", "TCPAddr", "IP";
     TcpAddrPort = 32, "net", "TCPAddr", "Port";
     CancelCtxErr = 33, "context", "cancelCtx", "err";
+    GrpcClientStreamCallHdr = 34, "google.golang.org/grpc", "clientStream", "callHdr";
+    GrpcClientStreamCtx = 35, "google.golang.org/grpc", "clientStream", "ctx";
+    GrpcClientStreamCc = 36, "google.golang.org/grpc", "clientStream", "cc";
+    GrpcClientStreamDesc = 37, "google.golang.org/grpc", "clientStream", "desc";
+    GrpcClientConnTarget = 38, "google.golang.org/grpc", "ClientConn", "target";
+    GrpcStreamDescServerStreams = 39, "google.golang.org/grpc", "StreamDesc", "ServerStreams";
+    GrpcStreamDescClientStreams = 40, "google.golang.org/grpc", "StreamDesc", "ClientStreams";
+    GrpcCallHdrMethod = 41, "google.golang.org/grpc/internal/transport", "CallHdr", "Method";
+    GrpcStreamId = 42, "google.golang.org/grpc/internal/transport", "Stream", "id";
+    GrpcStreamMethod = 43, "google.golang.org/grpc/internal/transport", "Stream", "method";
+    GrpcStreamCtx = 44, "google.golang.org/grpc/internal/transport", "Stream", "ctx";
+    /// Since grpc-go 1.69, where the server's stream has the common one as its first field: by pointer up to 1.76
+    /// (then this is 8), by value afterwards.
+    GrpcServerStreamSt = 45, "google.golang.org/grpc/internal/transport", "ServerStream", "st";
+    GrpcStatusErrorS = 46, "google.golang.org/grpc/internal/status", "Error", "s";
+    GrpcStatusS = 47, "google.golang.org/grpc/internal/status", "Status", "s";
+    GrpcStatusCode = 48, "google.golang.org/genproto/googleapis/rpc/status", "Status", "Code";
+    GrpcStatusMessage = 49, "google.golang.org/genproto/googleapis/rpc/status", "Status", "Message";
+    MetaHeadersFrameFields = 50, "golang.org/x/net/http2", "MetaHeadersFrame", "Fields";
+    FrameHeaderStreamId = 51, "golang.org/x/net/http2", "FrameHeader", "StreamID";
+}
+
+impl GoField {
+    /// The module that the field's struct belongs to, and whose version decides its offset; `None` for Go's own.
+    pub const fn module(self) -> Option<&'static str> {
+        if (self as u8) < Self::GrpcClientStreamCallHdr as u8 {
+            None
+        } else if (self as u8) < Self::GrpcStatusCode as u8 {
+            Some("google.golang.org/grpc")
+        } else if (self as u8) < Self::MetaHeadersFrameFields as u8 {
+            Some("google.golang.org/genproto/googleapis/rpc")
+        } else {
+            Some("golang.org/x/net")
+        }
+    }
 }
 
 /// Slots of an [`Offsets`] table; room for later fields without changing its size.

@@ -24,6 +24,18 @@ pub struct PointerKey {
 
 const _: () = assert!(size_of::<PointerKey>() == 16);
 
+/// A stream of an HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StreamKey {
+    /// Address of the Go value that stands for the connection.
+    pub connection: u64,
+    pub tgid: u32,
+    pub id: u32,
+}
+
+const _: () = assert!(size_of::<StreamKey>() == 16);
+
 /// A client socket as both the Go program and `sk_msg` can name it.
 ///
 /// The local address is left out: a process with two sockets of equal ports and peer would need two local
@@ -46,6 +58,8 @@ mod pod {
     unsafe impl aya::Pod for super::GoroutineKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::PointerKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::StreamKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::SocketKey {}
 }

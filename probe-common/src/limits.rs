@@ -39,7 +39,7 @@ pub const CONTEXT_DEPTH_MAX: usize = 16;
 /// Bytes of the kernel side's state of an open request, whose fields are its own.
 pub const REQUEST_STATE_BYTES: usize = 2440;
 /// Bytes of its state of an open call.
-pub const CALL_STATE_BYTES: usize = 632;
+pub const CALL_STATE_BYTES: usize = 640;
 /// Requests that may be open at once over all targets.
 pub const OPEN_REQUESTS_MAX: u32 = 8192;
 /// Processes that may be traced at once.

@@ -307,6 +307,45 @@ fn route(pattern: &[u8; PATTERN_MAX], len: u32) -> u32 {
     if seen == 0 { 0 } else { from << 16 | to }
 }
 
+/// As [`ENCODED`], with a dot for a slash and one character for each byte.
+static RPC: [u32; 256] = each_byte!(rpc);
+
+const fn rpc(c: u8) -> u32 {
+    if c == b'/' {
+        b'.' as u32
+    } else if c > b' ' && c < 0x7f {
+        c as u32
+    } else {
+        b'?' as u32
+    }
+}
+
+/// Writes the name of a gRPC method, `/pkg.Service/Method`, as SkyWalking has it: `pkg.Service.Method`. Returns its
+/// length.
+#[inline(always)]
+pub fn write_rpc(path: &[u8; PATH_MAX], path_len: u32, out: &mut Operation) -> usize {
+    let skip = array::entry(&AT_SLASH, load(path, 0) as usize) & 1;
+    let mut count = path_len;
+    if count as usize > PATH_MAX {
+        count = PATH_MAX as u32;
+    }
+    let count = bound(count.saturating_sub(skip));
+    out.len.set(0);
+    for at in 0..OPERATION_MAX as u32 {
+        if at >= count {
+            break;
+        }
+        let byte = array::entry(&RPC, load(path, (at + skip) as usize) as usize) as u8;
+        store(&mut out.bytes, at as usize, byte);
+        out.len.set(at + 1);
+    }
+    if out.len.get() == 0 {
+        store(&mut out.bytes, 0, b'?');
+        out.len.set(1);
+    }
+    out.len()
+}
+
 /// Writes the name of an operation and returns its length.
 ///
 /// The pattern, where there is one that names a route, stands for the path; else the path does, with its
@@ -367,6 +406,14 @@ pub fn name(method: &[u8], pattern: &[u8], path: &[u8], keep_path: bool) -> Oper
     out
 }
 
+/// The name of a gRPC method of any length.
+pub fn rpc_name(path: &[u8]) -> Operation {
+    let mut out = Operation::EMPTY;
+    let (path, path_len) = padded::<PATH_MAX>(path);
+    write_rpc(&path, path_len, &mut out);
+    out
+}
+
 fn padded<const N: usize>(text: &[u8]) -> ([u8; N], u32) {
     let mut array = [0; N];
     let mut len = 0;
@@ -387,6 +434,15 @@ mod tests {
             name(method.as_bytes(), pattern.as_bytes(), path.as_bytes(), false).as_str(),
             expected
         );
+    }
+
+    #[test]
+    fn a_grpc_method_has_dots_and_no_leading_slash() {
+        assert_eq!(rpc_name(b"/pkg.Echo/UnaryEcho").as_str(), "pkg.Echo.UnaryEcho");
+        assert_eq!(rpc_name(b"pkg.Echo/Unary Echo").as_str(), "pkg.Echo.Unary?Echo");
+        assert_eq!(rpc_name(b"").as_str(), "?");
+        assert_eq!(rpc_name(b"/").as_str(), "?");
+        assert_eq!(rpc_name(&[b'a'; 400]).len(), OPERATION_MAX);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Hooks in Go programs: one module per library; the register ABI; the current goroutine.
 
+pub(crate) mod grpc;
 pub(crate) mod net_http;
 
 use aya_ebpf::{EbpfContext as _, bindings::pt_regs, programs::ProbeContext};

@@ -1,6 +1,7 @@
 //! The only reads of the target's memory. A read that fails is a counted loss at the caller.
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+use probe_common::array;
 
 /// A Go string or the first two words of a slice.
 #[derive(Clone, Copy)]
@@ -93,6 +94,9 @@ impl Window {
     /// the fields into another order.
     #[inline(always)]
     pub(crate) fn word(&self, offset: u64) -> Option<u64> {
+        // Where the compiler knows that the offset is below one that was checked, it would spare the check that the
+        // verifier needs.
+        let offset = u64::from(array::bound(offset as u32));
         if offset > WINDOW_BYTES as u64 - 8 || offset + 8 > self.len {
             return None;
         }

@@ -16,7 +16,10 @@ use probe_common::{
 
 use crate::{
     atomic,
-    go::net_http::{CallState, RequestState},
+    go::{
+        grpc::Incoming,
+        net_http::{CallState, RequestState},
+    },
     head::Head,
     memory::Window,
 };
@@ -36,6 +39,7 @@ pub(crate) struct Scratch {
     pub(crate) request: RequestState,
     pub(crate) call: CallState,
     pub(crate) window: Window,
+    pub(crate) incoming: Incoming,
     pub(crate) prepared: Prepared,
     _prepared_slack: [u8; SLACK],
     pub(crate) head: Head,

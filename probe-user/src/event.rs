@@ -23,6 +23,10 @@ pub enum Event<'a> {
     GoNetHttpRequest(Request<'a>),
     /// A Go client has finished a call.
     GoNetHttpCall(Call<'a>),
+    /// A grpc-go server has answered a call.
+    GoGrpcRequest(Request<'a>),
+    /// A grpc-go client's call is over.
+    GoGrpcCall(Call<'a>),
 }
 
 /// A request served, with its strings.
@@ -87,6 +91,8 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Undecodable> {
         EventKind::ProcessExit => Event::ProcessExit(split(record)?.0),
         EventKind::GoNetHttpRequest => Event::GoNetHttpRequest(request(record)?),
         EventKind::GoNetHttpCall => Event::GoNetHttpCall(call(record)?),
+        EventKind::GoGrpcRequest => Event::GoGrpcRequest(request(record)?),
+        EventKind::GoGrpcCall => Event::GoGrpcCall(call(record)?),
     })
 }
 
@@ -208,7 +214,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_said_to_be_unknown() {
-        for kind in [0u8, 3, 15, 18, 255] {
+        for kind in [0u8, 3, 15, 20, 255] {
             let mut bytes = bytes(REQUEST);
             bytes[0] = kind;
             assert_eq!(decode(&bytes).err(), Some(Undecodable::Unknown));

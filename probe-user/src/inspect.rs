@@ -264,23 +264,30 @@ fn offsets(plan: &Plan) -> Vec<OffsetReport> {
 
 fn verdict(binary: &GoBinary, plan: &Plan) -> Verdict {
     let other_machine = Architecture::host().is_some_and(|host| host != binary.architecture);
-    let has = |part| plan.has(part) && plan.already_traced.is_none() && !other_machine;
-    let (server, client) = (has(Part::Server), has(Part::Client));
+    let has = |part: &Part| plan.has(*part) && plan.already_traced.is_none() && !other_machine;
+    let traced: Vec<Part> = Part::ALL.into_iter().filter(|part| has(part)).collect();
+    let server = traced
+        .iter()
+        .any(|part| matches!(part, Part::HttpServer | Part::GrpcServer));
+    let client = traced
+        .iter()
+        .any(|part| matches!(part, Part::HttpClient | Part::GrpcClient));
     let words = if let Some(agent) = &plan.already_traced {
         format!("Left alone: the program reports to SkyWalking itself, by {agent}.")
     } else if other_machine {
         format!("Cannot run here: it is built for {}.", binary.architecture.name())
     } else {
-        let mut sentences = vec![parts(server, client, plan)];
+        let mut sentences = vec![parts(&traced, plan)];
         let losses = plan
             .refusals
             .iter()
             .filter(|refusal| refusal.on_missing != OnMissing::Refuse);
-        sentences.extend(
-            losses
-                .filter_map(Refusal::loss)
-                .map(|loss| format!("Lost: {loss}.")),
-        );
+        let mut losses: Vec<String> = losses
+            .filter_map(Refusal::loss)
+            .map(|loss| format!("Lost: {loss}."))
+            .collect();
+        losses.dedup();
+        sentences.extend(losses);
         if (server && client) && !(plan.goidgen.is_some() && has_ancestry(plan)) {
             sentences.push(
                 "Calls that a request makes from goroutines it starts find it only by their context."
@@ -296,28 +303,35 @@ fn verdict(binary: &GoBinary, plan: &Plan) -> Verdict {
     }
 }
 
-fn parts(server: bool, client: bool, plan: &Plan) -> String {
-    let refused = |part: Part| {
+/// What is traced, and why not the rest of what the program has.
+fn parts(traced: &[Part], plan: &Plan) -> String {
+    let refused = Part::ALL.into_iter().filter_map(|part| {
         let refusals = plan.refusals.iter().filter(|refusal| refusal.part == part);
         let first = refusals
-            .min_by_key(|refusal| matches!(refusal.reason, instrument::RefusalReason::PartRefused(..)));
-        first.map(|refusal| format!("its {part} cannot be: {}: {}", refusal.symbol, refusal.reason))
+            .filter(|refusal| refusal.on_missing == OnMissing::Refuse)
+            .min_by_key(|refusal| matches!(refusal.reason, instrument::RefusalReason::PartRefused(..)))?;
+        Some(format!(
+            "its {part} cannot be: {}: {}",
+            first.symbol, first.reason
+        ))
+    });
+    let refused: Vec<String> = refused.collect();
+    let traced: Vec<String> = traced.iter().map(|part| format!("its {part}")).collect();
+    let mut sentence = match traced.split_last() {
+        None if refused.is_empty() => {
+            return "Nothing to trace: the program has neither net/http's server or client nor grpc-go's."
+                .to_owned();
+        }
+        None => "Nothing is traced".to_owned(),
+        Some((only, [])) => format!("Traced: {only}"),
+        Some((last, others)) => format!("Traced: {} and {last}", others.join(", ")),
     };
-    match (server, client) {
-        (true, true) => "Its HTTP server and its HTTP client are traced.".to_owned(),
-        (true, false) => match refused(Part::Client).filter(|_| !plan.absent.contains(&Part::Client)) {
-            Some(why) => format!("Its HTTP server is traced; {why}."),
-            None => "Its HTTP server is traced; it has no HTTP client.".to_owned(),
-        },
-        (false, true) => match refused(Part::Server).filter(|_| !plan.absent.contains(&Part::Server)) {
-            Some(why) => format!("Its HTTP client is traced; {why}."),
-            None => "Its HTTP client is traced; it has no HTTP server.".to_owned(),
-        },
-        (false, false) => match refused(Part::Server).or_else(|| refused(Part::Client)) {
-            Some(why) => format!("Nothing is traced; {why}."),
-            None => "Nothing to trace: the program has neither net/http's server nor its client.".to_owned(),
-        },
+    for why in refused {
+        sentence.push_str("; ");
+        sentence.push_str(&why);
     }
+    sentence.push('.');
+    sentence
 }
 
 /// Tells the report to people.

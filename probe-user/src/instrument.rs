@@ -45,36 +45,70 @@ pub struct Hook {
     pub wants: &'static [GoField],
 }
 
-/// Go 1 releases by their minor number.
+/// Go 1 releases by their minor number, and where it matters releases of the library's module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {
     pub since: u16,
     pub before: Option<u16>,
+    pub module: Option<ModuleVersions>,
 }
 
+/// Releases of a module, by major and minor number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModuleVersions {
+    pub path: &'static str,
+    pub since: (u16, u16),
+    pub before: Option<(u16, u16)>,
+}
+
+// === impl Versions ===
+
 impl Versions {
-    pub fn contain(self, version: GoVersion) -> bool {
-        version.minor >= self.since && self.before.is_none_or(|before| version.minor < before)
+    /// `Err` names the module whose version is not known, and would have to be.
+    fn contain(self, binary: &GoBinary) -> Result<bool, &'static str> {
+        let minor = binary.go_version.minor;
+        let go = minor >= self.since && self.before.is_none_or(|before| minor < before);
+        let Some(module) = self.module.filter(|_| go) else {
+            return Ok(go);
+        };
+        let version = binary.module_version(module.path).and_then(major_and_minor);
+        let version = version.ok_or(module.path)?;
+        Ok(version >= module.since && module.before.is_none_or(|before| version < before))
     }
+}
+
+/// The first two numbers of a module's version, such as `v1.60.1` or a pseudo-version.
+fn major_and_minor(version: &str) -> Option<(u16, u16)> {
+    let mut numbers = version.strip_prefix('v')?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// What of a library stands or falls together. The linker leaves out what a program does not use: one that only
 /// serves has no client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    Server,
-    Client,
+    HttpServer,
+    HttpClient,
+    GrpcServer,
+    GrpcClient,
 }
 
 impl Part {
-    pub const ALL: [Self; 2] = [Self::Server, Self::Client];
+    pub const ALL: [Self; 4] = [
+        Self::HttpServer,
+        Self::HttpClient,
+        Self::GrpcServer,
+        Self::GrpcClient,
+    ];
 }
 
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Server => "server",
-            Self::Client => "client",
+            Self::HttpServer => "HTTP server",
+            Self::HttpClient => "HTTP client",
+            Self::GrpcServer => "gRPC server",
+            Self::GrpcClient => "gRPC client",
         })
     }
 }
@@ -117,16 +151,16 @@ pub struct Refusal {
 pub enum RefusalReason {
     #[error("not in the binary")]
     NotInBinary,
-    #[error("not for this Go version")]
-    OtherVersion,
+    #[error("it depends on the version of {0}, which the binary does not name")]
+    UnknownModule(&'static str),
     #[error(transparent)]
     Site(#[from] SiteError),
     #[error("the function's code cannot be read")]
     Unreadable,
     #[error(
-        "the offset of {} is not in the binary's DWARF, and Go {version} was not measured{}",
+        "the offset of {} is not in the binary's DWARF, and {}",
         offset::name(*field),
-        newest_measured(*version)
+        not_measured(*field, *version)
     )]
     UnknownOffset { field: GoField, version: GoVersion },
     #[error("{0} has no site, and without it this {1} cannot be traced")]
@@ -158,9 +192,13 @@ pub fn programs() -> impl Iterator<Item = &'static str> {
     programs.into_iter()
 }
 
-fn newest_measured(version: GoVersion) -> String {
-    offset::newest_measured(version.minor)
-        .map_or_else(String::new, |newest| format!(" (the newest is {newest})"))
+fn not_measured(field: GoField, version: GoVersion) -> String {
+    if let Some(module) = field.module() {
+        return format!("this version of {module} was not measured");
+    }
+    let newest = offset::newest_measured(version.minor)
+        .map_or_else(String::new, |newest| format!(" (the newest is {newest})"));
+    format!("Go {version} was not measured{newest}")
 }
 
 /// What a binary offers.
@@ -235,11 +273,16 @@ fn plan_part(binary: &GoBinary, found: &Found, part: Part, hooks: &[&'static Hoo
     }
     let mut sites = Vec::new();
     let mut refusals = Vec::new();
-    for hook in hooks
-        .iter()
-        .filter(|hook| hook.versions.contain(binary.go_version))
-    {
-        match place(binary, found, hook, &planned.offset_sources) {
+    for hook in hooks {
+        let placed = match hook.versions.contain(binary) {
+            Ok(true) => place(binary, found, hook, &planned.offset_sources),
+            Ok(false) => continue,
+            Err(module) => {
+                let symbol = hook.symbols.first().copied().unwrap_or_default();
+                Err((symbol, RefusalReason::UnknownModule(module)))
+            }
+        };
+        match placed {
             Ok(mut spots) => sites.append(&mut spots),
             Err((symbol, reason)) => {
                 let (program, on_missing) = (hook.program, hook.on_missing);
@@ -291,9 +334,9 @@ fn place(
         return Err((first, RefusalReason::NotInBinary));
     };
     let unknown = |field: &&GoField| {
-        sources
+        !sources
             .iter()
-            .any(|(source_field, source)| source_field == *field && *source == OffsetSource::Unknown)
+            .any(|(source_field, source)| source_field == *field && *source != OffsetSource::Unknown)
     };
     if let Some(field) = go::runtime::NEEDS.iter().chain(hook.needs).find(unknown) {
         return Err((
@@ -457,7 +500,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let plan = plan(&build(directory.path(), CLIENT, &[], &[])).unwrap();
         assert_eq!(places(&plan), EVERYTHING[4..]);
-        assert_eq!(plan.absent, [Part::Server]);
+        assert_eq!(
+            plan.absent,
+            [Part::HttpServer, Part::GrpcServer, Part::GrpcClient]
+        );
         assert_eq!(plan.refusals, []);
     }
 

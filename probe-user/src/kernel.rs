@@ -120,6 +120,7 @@ impl Kernel {
         let _ = self.map::<u32, TargetInfo>("TARGETS")?.remove(&tgid);
         self.sweep::<GoroutineKey, Opaque<REQUEST_STATE_BYTES>>("GO_REQUESTS", |key| key.tgid == tgid)?;
         self.sweep::<GoroutineKey, Opaque<CALL_STATE_BYTES>>("GO_CALLS", |key| key.tgid == tgid)?;
+        self.sweep::<PointerKey, Opaque<CALL_STATE_BYTES>>("GRPC_CALLS", |key| key.tgid == tgid)?;
         self.sweep::<PointerKey, u64>("GO_CONTEXTS", |key| key.tgid == tgid)
     }
 

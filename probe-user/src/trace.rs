@@ -13,6 +13,7 @@ mod exit;
 mod go_error;
 mod held;
 mod names;
+mod rpc;
 pub mod segment;
 pub mod span;
 
@@ -232,8 +233,12 @@ impl Tracer {
         match event {
             // Which processes are traced is not decided here.
             Event::ProcessExec(_) | Event::ProcessExit(_) => {}
-            Event::GoNetHttpRequest(request) => self.on_request(request, clock, out),
-            Event::GoNetHttpCall(call) => self.on_call(call, clock, names, out),
+            Event::GoNetHttpRequest(request) | Event::GoGrpcRequest(request) => {
+                self.on_request(request, clock, out);
+            }
+            Event::GoNetHttpCall(call) | Event::GoGrpcCall(call) => {
+                self.on_call(call, clock, names, out);
+            }
         }
     }
 
@@ -292,8 +297,12 @@ impl Tracer {
         let operation = if sent {
             str::from_utf8(request.operation).unwrap_or_default()
         } else {
-            let keep_path = fixed.flags & REQUEST_KEEP_PATH != 0;
-            made = operation::name(request.method, request.pattern, request.path, keep_path);
+            made = if rpc::is_rpc(fixed.header.kind) {
+                operation::rpc_name(request.path)
+            } else {
+                let keep_path = fixed.flags & REQUEST_KEEP_PATH != 0;
+                operation::name(request.method, request.pattern, request.path, keep_path)
+            };
             made.as_str()
         };
         let admitted = self
@@ -355,8 +364,12 @@ impl Tracer {
         let Some(identity) = self.identity(tgid) else {
             return;
         };
-        let keep_path = fixed.flags & CALL_KEEP_PATH != 0;
-        let operation = operation::name(call.method, b"", call.path, keep_path);
+        let operation = if rpc::is_rpc(fixed.header.kind) {
+            operation::rpc_name(call.path)
+        } else {
+            let keep_path = fixed.flags & CALL_KEEP_PATH != 0;
+            operation::name(call.method, b"", call.path, keep_path)
+        };
         // The header of a call without a parent names the call itself as the endpoint.
         let sent = fixed.parent == ParentFound::None && exit::went_out(fixed.propagation);
         let admitted = self

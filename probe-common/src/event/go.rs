@@ -1,3 +1,4 @@
 //! Records of instrumented Go libraries: one module per library.
 
+pub mod grpc;
 pub mod net_http;

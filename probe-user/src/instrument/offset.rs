@@ -70,19 +70,23 @@ impl StructOffsets {
             .collect();
         let dwarf = dwarf::find(binary.elf(), &names).unwrap_or_default();
         let measured = table::measured(binary.go_version);
-        let fields = GoField::ALL.iter().zip(&names).map(|(field, path)| {
+        let fields = GoField::ALL.iter().zip(&names).filter_map(|(field, path)| {
             if let Some(offset) = dwarf.get(path).and_then(|offset| u16::try_from(*offset).ok()) {
-                return (*field, Some(offset), OffsetSource::Dwarf);
+                return Some((*field, Some(offset), OffsetSource::Dwarf));
+            }
+            if field.module().is_some() {
+                // Of a library that the program mostly does not have.
+                return None;
             }
             if since(*field).is_some_and(|since| binary.go_version < since) {
-                return (*field, None, OffsetSource::NotYet);
+                return Some((*field, None, OffsetSource::NotYet));
             }
             let measured =
                 measured.and_then(|row| Some((row.nearest(binary.go_version)?, row.offset(&name(*field))?)));
-            match measured {
+            Some(match measured {
                 Some((version, offset)) => (*field, Some(offset), OffsetSource::Table(version)),
                 None => (*field, None, OffsetSource::Unknown),
-            }
+            })
         });
         Self {
             fields: fields.collect(),

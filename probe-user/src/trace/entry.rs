@@ -12,6 +12,7 @@ use super::{
     context::{Sw8, Sw8X, lossy},
     hex,
     names::METHODS,
+    rpc,
     span::{Component, Reference, ReferenceKind, Span, SpanKind, SpanLog, Tag},
     url,
 };
@@ -38,35 +39,19 @@ pub(super) fn entry(request: &Request<'_>, operation: Arc<str>, clock: Clock, de
         .flatten();
     let sw8_unreadable = has(REQUEST_SW8_CONTINUED) && sw8.is_none();
     let sw8_x = Sw8X::decode(request.sw8_x);
-    let status = status(fixed.end, fixed.status);
-
-    let mut tags = Vec::with_capacity(6);
-    let mut tag = |key, value: Cow<'static, str>| tags.push(Tag { key, value });
-    tag("http.method", method(request.method));
-    tag(
-        "url",
-        url(
-            if has(REQUEST_TLS) { b"https" } else { b"http" },
-            request.host,
-            request.path,
+    let is_rpc = rpc::is_rpc(fixed.header.kind);
+    let (mut tags, failed) = if is_rpc {
+        let code = rpc::code(fixed.flags, fixed.status);
+        let tags = rpc::tags(request.path, fixed.flags, code, false);
+        (tags, code.is_some_and(rpc::is_server_error))
+    } else {
+        let status = status(fixed.end, fixed.status);
+        (
+            http_tags(request, status),
+            status.is_some_and(|status| status >= 400),
         )
-        .into(),
-    );
-    if let Some(status) = status {
-        tag("http.status_code", status_code(status));
-    }
-    if fixed.request_bytes > 0 {
-        tag("http.request.bytes", fixed.request_bytes.to_string().into());
-    }
-    if fixed.response_bytes > 0 {
-        tag("http.response.bytes", fixed.response_bytes.to_string().into());
-    }
-    if fixed.end == RequestEnd::Hijacked {
-        tag("http.hijacked", "true".into());
-    }
-    if has(REQUEST_CLIENT_GONE) {
-        tag("http.client_gone", "true".into());
-    }
+    };
+    let mut tag = |key, value: Cow<'static, str>| tags.push(Tag { key, value });
     if !request.traceparent.is_empty() {
         tag("w3c.traceparent", lossy(request.traceparent).into_owned().into());
     }
@@ -135,10 +120,14 @@ pub(super) fn entry(request: &Request<'_>, operation: Arc<str>, clock: Clock, de
         start_ns,
         end_ns,
         kind: SpanKind::Entry,
-        component: Component::GoHttpServer,
+        component: if is_rpc {
+            Component::Grpc
+        } else {
+            Component::GoHttpServer
+        },
         operation,
         peer: String::new(),
-        is_error: status.is_some_and(|status| status >= 400) || fixed.end == RequestEnd::Panicked,
+        is_error: failed || fixed.end == RequestEnd::Panicked,
         references: sw8.map(reference).into_iter().collect(),
         tags,
         logs,
@@ -149,6 +138,32 @@ pub(super) fn entry(request: &Request<'_>, operation: Arc<str>, clock: Clock, de
         span,
         sw8_unreadable,
     }
+}
+
+fn http_tags(request: &Request<'_>, status: Option<u16>) -> Vec<Tag> {
+    let fixed = &request.fixed;
+    let has = |flag: u32| fixed.flags & flag != 0;
+    let mut tags = Vec::with_capacity(6);
+    let mut tag = |key, value: Cow<'static, str>| tags.push(Tag { key, value });
+    tag("http.method", method(request.method));
+    let scheme: &[u8] = if has(REQUEST_TLS) { b"https" } else { b"http" };
+    tag("url", url(scheme, request.host, request.path).into());
+    if let Some(status) = status {
+        tag("http.status_code", status_code(status));
+    }
+    if fixed.request_bytes > 0 {
+        tag("http.request.bytes", fixed.request_bytes.to_string().into());
+    }
+    if fixed.response_bytes > 0 {
+        tag("http.response.bytes", fixed.response_bytes.to_string().into());
+    }
+    if fixed.end == RequestEnd::Hijacked {
+        tag("http.hijacked", "true".into());
+    }
+    if has(REQUEST_CLIENT_GONE) {
+        tag("http.client_gone", "true".into());
+    }
+    tags
 }
 
 fn reference(sw8: Sw8) -> Reference {

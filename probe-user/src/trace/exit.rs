@@ -11,7 +11,7 @@ use super::{
     Clock, TypeNames,
     context::lossy,
     entry::{method, status_code},
-    go_error,
+    go_error, rpc,
     span::{Component, Span, SpanKind, SpanLog, Tag},
     url,
 };
@@ -28,22 +28,25 @@ pub(super) fn exit(
     let fixed = &call.fixed;
     let start_ns = clock.wall_ns(fixed.start_ns);
     let end_ns = clock.wall_ns(fixed.end_ns).max(start_ns);
-    let scheme: &[u8] = if call.scheme.is_empty() {
-        b"http"
+    let error = call
+        .error
+        .as_deref()
+        .map(|error| go_error::describe(error, fixed.header.tgid, names));
+    let is_rpc = rpc::is_rpc(fixed.header.kind);
+    // A stream that was read to its end is finished with `io.EOF`.
+    let error = error.filter(|error| !(is_rpc && rpc::is_end(error)));
+    let (mut tags, failed) = if is_rpc {
+        // What was read as a code is one only if the error is of gRPC's own type.
+        let code = match &error {
+            None => Some(0),
+            Some(error) if error.kind == rpc::STATUS_ERROR => rpc::code(fixed.flags, fixed.status),
+            Some(_) => None,
+        };
+        (rpc::tags(call.path, fixed.flags, code, true), false)
     } else {
-        call.scheme
+        (http_tags(call), fixed.status >= 400)
     };
-
-    let mut tags = Vec::with_capacity(4);
     let mut tag = |key, value: Cow<'static, str>| tags.push(Tag { key, value });
-    tag("http.method", method(call.method));
-    tag("url", url(scheme, call.peer, call.path).into());
-    if fixed.status != 0 && call.error.is_none() {
-        tag("http.status_code", status_code(fixed.status));
-        if fixed.response_bytes > 0 {
-            tag("http.response.bytes", fixed.response_bytes.to_string().into());
-        }
-    }
     if debug_tags {
         tag("skyprobe.goroutine", fixed.goid.to_string().into());
         tag("skyprobe.parent", parent(fixed.parent).into());
@@ -53,9 +56,9 @@ pub(super) fn exit(
         }
     }
 
+    let failed = failed || error.is_some();
     let mut logs = Vec::new();
-    if let Some(error) = &call.error {
-        let error = go_error::describe(error, fixed.header.tgid, names);
+    if let Some(error) = error {
         let data = vec![
             ("event", "error".to_owned()),
             ("error.kind", error.kind),
@@ -73,15 +76,39 @@ pub(super) fn exit(
         start_ns,
         end_ns,
         kind: SpanKind::Exit,
-        component: Component::GoHttpClient,
+        component: if is_rpc {
+            Component::Grpc
+        } else {
+            Component::GoHttpClient
+        },
         operation,
         peer: lossy(call.peer).into_owned(),
-        is_error: call.error.is_some() || fixed.status >= 400,
+        is_error: failed,
         references: Vec::new(),
         tags,
         logs,
         skip_analysis: false,
     }
+}
+
+fn http_tags(call: &Call<'_>) -> Vec<Tag> {
+    let fixed = &call.fixed;
+    let mut tags = Vec::with_capacity(4);
+    let mut tag = |key, value: Cow<'static, str>| tags.push(Tag { key, value });
+    tag("http.method", method(call.method));
+    let scheme: &[u8] = if call.scheme.is_empty() {
+        b"http"
+    } else {
+        call.scheme
+    };
+    tag("url", url(scheme, call.peer, call.path).into());
+    if fixed.status != 0 && call.error.is_none() {
+        tag("http.status_code", status_code(fixed.status));
+        if fixed.response_bytes > 0 {
+            tag("http.response.bytes", fixed.response_bytes.to_string().into());
+        }
+    }
+    tags
 }
 
 /// Whether the call's header was seen by its server.

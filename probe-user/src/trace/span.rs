@@ -18,6 +18,8 @@ pub enum SpanKind {
 pub enum Component {
     GoHttpServer,
     GoHttpClient,
+    /// Server and client have one number.
+    Grpc,
 }
 
 /// Whether a reference crosses a process or only a thread (here: a goroutine).
@@ -70,7 +72,7 @@ pub struct Span {
     pub end_ns: u64,
     pub kind: SpanKind,
     pub component: Component,
-    /// `METHOD:/path`.
+    /// `METHOD:/path`, or `pkg.Service.Method`.
     pub operation: Arc<str>,
     /// Empty but for Exit spans.
     pub peer: String,

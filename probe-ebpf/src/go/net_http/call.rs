@@ -47,10 +47,13 @@ pub(crate) struct CallState {
     pub(crate) segment_id: [u8; 16],
     pub(crate) span_id: u32,
     pub(crate) parent: ParentFound,
-    flags: u32,
+    pub(crate) flags: u32,
     /// An `Outcome`. While it is `NotSeen`, `socket` says where the header was prepared.
-    outcome: u32,
+    pub(crate) outcome: u32,
     socket: SocketKey,
+    /// What is sent of it at its end.
+    pub(crate) kind: EventKind,
+    _pad: u32,
     pub(crate) method_len: u16,
     scheme_len: u16,
     pub(crate) peer_len: u16,
@@ -98,8 +101,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         return emit::lose(LossReason::ReadFault);
     };
     let state = &mut scratch.call;
-    // SAFETY: reads a clock.
-    state.start_ns = unsafe { bpf_ktime_get_boot_ns() };
+    state.begin(EventKind::GoNetHttpCall);
     state.flags = if target.flags & TARGET_KEEP_PATHS != 0 {
         CALL_KEEP_PATH
     } else {
@@ -187,7 +189,13 @@ fn add_default_port(state: &mut CallState) {
 /// Whose child the call is: of the request whose context its own derives from, else of the request that its
 /// goroutine serves, else of the request that its goroutine was made in; and only of an open one.
 #[inline(always)]
-fn find_parent(state: &mut CallState, goroutine: &GoroutineKey, g: u64, context: u64, offsets: &Offsets) {
+pub(crate) fn find_parent(
+    state: &mut CallState,
+    goroutine: &GoroutineKey,
+    g: u64,
+    context: u64,
+    offsets: &Offsets,
+) {
     let mut key = *goroutine;
     let mut found = ParentFound::None;
     if let Some(goid) = request::by_context(goroutine.tgid, context) {
@@ -404,51 +412,41 @@ fn send(
     target: &TargetInfo,
     scratch: &mut Scratch,
 ) -> Option<()> {
-    let mut event = CallEvent {
-        header: EventHeader {
-            kind: EventKind::GoNetHttpCall,
-            tgid: goroutine.tgid,
-        },
-        start_ns: state.start_ns,
-        // SAFETY: reads a clock.
-        end_ns: unsafe { bpf_ktime_get_boot_ns() },
-        goid: goroutine.goid,
-        parent_goid: state.parent_goid,
-        trace_id: state.trace_id,
-        segment_id: state.segment_id,
-        response_bytes: -1,
-        span_id: state.span_id,
-        parent: state.parent,
-        flags: state.flags,
-        propagation: outcome(state),
-        status: 0,
-        method_len: state.method_len,
-        scheme_len: state.scheme_len,
-        peer_len: state.peer_len,
-        path_len: state.path_len,
-        _pad: [0; 6],
-    };
-    let record = scratch.record.as_mut_ptr();
-    let mut at = size_of::<CallEvent>() as u32;
+    let mut event = state.event(goroutine, outcome(state));
     let error = registers.word::<2>();
     if error != 0 {
         event.flags |= CALL_FAILED;
-        // SAFETY: the snapshot fits behind the event.
-        let snapshot = unsafe { record.add(size_of::<CallEvent>()).cast::<ErrorSnapshot>() };
-        // SAFETY: as above; the place is 8-aligned.
-        snapshot_error(
-            GoInterface {
-                kind: error,
-                data: registers.word::<3>(),
-            },
-            unsafe { &mut *snapshot },
-        );
-        at += size_of::<ErrorSnapshot>() as u32;
+        let error = GoInterface {
+            kind: error,
+            data: registers.word::<3>(),
+        };
+        snapshot_error(error, snapshot(scratch));
     } else if let Some((status, bytes)) =
         read_response(registers.word::<1>(), &target.offsets, &mut scratch.window)
     {
         event.status = status;
         event.response_bytes = bytes;
+    }
+    emit_call(state, event, scratch)
+}
+
+/// Where the error of a failed call goes in its record.
+#[inline(always)]
+pub(crate) fn snapshot(scratch: &mut Scratch) -> &mut ErrorSnapshot {
+    // SAFETY: it fits behind the event, at an 8-aligned place, and any bytes are one.
+    unsafe {
+        let place = scratch.record.as_mut_ptr().add(size_of::<CallEvent>());
+        &mut *place.cast::<ErrorSnapshot>()
+    }
+}
+
+/// Sends the record of a call, with the error that is in its place if the call has failed.
+#[inline(always)]
+pub(crate) fn emit_call(state: &CallState, event: CallEvent, scratch: &mut Scratch) -> Option<()> {
+    let record = scratch.record.as_mut_ptr();
+    let mut at = size_of::<CallEvent>() as u32;
+    if event.flags & CALL_FAILED != 0 {
+        at += size_of::<ErrorSnapshot>() as u32;
     }
     at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
     at += append::<SCHEME_MAX>(record, at, state.scheme.as_ptr(), event.scheme_len);
@@ -460,6 +458,49 @@ fn send(
         at = HEAD_MAX as u32;
     }
     emit::send(record, u64::from(at))
+}
+
+// === impl CallState ===
+
+impl CallState {
+    /// Begins anew, now.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, kind: EventKind) {
+        // SAFETY: reads a clock.
+        self.start_ns = unsafe { bpf_ktime_get_boot_ns() };
+        self.kind = kind;
+        self.method_len = 0;
+        self.scheme_len = 0;
+    }
+
+    /// Its record, ended now; what is read at the end is still to be filled in.
+    #[inline(always)]
+    pub(crate) fn event(&self, goroutine: &GoroutineKey, outcome: u32) -> CallEvent {
+        CallEvent {
+            header: EventHeader {
+                kind: self.kind,
+                tgid: goroutine.tgid,
+            },
+            start_ns: self.start_ns,
+            // SAFETY: reads a clock.
+            end_ns: unsafe { bpf_ktime_get_boot_ns() },
+            goid: goroutine.goid,
+            parent_goid: self.parent_goid,
+            trace_id: self.trace_id,
+            segment_id: self.segment_id,
+            response_bytes: -1,
+            span_id: self.span_id,
+            parent: self.parent,
+            flags: self.flags,
+            propagation: outcome,
+            status: 0,
+            method_len: self.method_len,
+            scheme_len: self.scheme_len,
+            peer_len: self.peer_len,
+            path_len: self.path_len,
+            _pad: [0; 6],
+        }
+    }
 }
 
 /// What became of the header, which `socket_message` has noted beside it.
@@ -512,7 +553,7 @@ fn snapshot_wrapped(data: u64, offset: u64, to: &mut ErrorValue) -> u64 {
 }
 
 #[inline(never)]
-fn snapshot_value(interface: GoInterface, to: &mut ErrorValue) {
+pub(crate) fn snapshot_value(interface: GoInterface, to: &mut ErrorValue) {
     // The first word of an `error` is an `itab`, which names the type in its second word.
     to.type_address = if interface.kind == 0 {
         0

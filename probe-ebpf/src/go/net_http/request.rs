@@ -71,19 +71,20 @@ pub(crate) struct RequestState {
     host_len: u16,
     /// Not 0 once the operation's name has gone out.
     pub(crate) operation_len: u16,
-    sw8_len: u16,
+    pub(crate) sw8_len: u16,
     pub(crate) correlation_len: u16,
-    sw8_x_len: u16,
+    pub(crate) sw8_x_len: u16,
     pub(crate) traceparent_len: u16,
-    _pad: [u8; 4],
+    /// What is sent of it at its end.
+    pub(crate) kind: EventKind,
     pub(crate) method: [u8; METHOD_MAX],
     pub(crate) path: [u8; PATH_MAX],
     host: [u8; HOST_MAX],
     pub(crate) operation: [u8; 256],
     pub(crate) sw8: [u8; SW8_MAX],
     pub(crate) correlation: [u8; CORRELATION_MAX],
-    sw8_x: [u8; SW8_X_MAX],
-    traceparent: [u8; TRACEPARENT_BYTES],
+    pub(crate) sw8_x: [u8; SW8_X_MAX],
+    pub(crate) traceparent: [u8; TRACEPARENT_BYTES],
 }
 
 const _: () = assert!(size_of::<RequestState>() == REQUEST_STATE_BYTES);
@@ -187,26 +188,13 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         return emit::lose(LossReason::ReadFault);
     };
     let state = &mut scratch.request;
-    free_goroutine_ids(state, &scratch.window, target);
-    // SAFETY: reads a clock.
-    state.start_ns = unsafe { bpf_ktime_get_boot_ns() };
-    state.response = response;
-    state.request = request;
-    state.trace_id = random_id();
-    state.segment_id = random_id();
-    state.sw8_hash = 0;
-    state.flags = if target.flags & TARGET_KEEP_PATHS != 0 {
-        REQUEST_KEEP_PATH
-    } else {
-        0
-    };
-    state.next_span = 1;
-    state.operation_len = 0;
-    state.sw8_trace_len = 0;
-    state.sw8_len = 0;
-    state.correlation_len = 0;
-    state.sw8_x_len = 0;
-    state.traceparent_len = 0;
+    state.begin(
+        EventKind::GoNetHttpRequest,
+        response,
+        request,
+        &scratch.window,
+        target,
+    );
     match read_request(state, request, offsets, &mut scratch.window) {
         Some(1) => {}
         Some(_) => return emit::lose(LossReason::ProtocolUnsupported),
@@ -318,6 +306,20 @@ fn take_headers(scratch: &mut Scratch) {
     let state = &mut scratch.request;
     let text = scratch.text.as_ptr();
     state.sw8_len = take::<SW8_MAX>(text, scratch.head.sw8, state.sw8.as_mut_ptr());
+    state.correlation_len =
+        take::<CORRELATION_MAX>(text, scratch.head.correlation, state.correlation.as_mut_ptr());
+    state.sw8_x_len = take::<SW8_X_MAX>(text, scratch.head.sw8_x, state.sw8_x.as_mut_ptr());
+    if scratch.head.traceparent.len >= TRACEPARENT_LEN as u32 {
+        state.traceparent_len =
+            take::<TRACEPARENT_BYTES>(text, scratch.head.traceparent, state.traceparent.as_mut_ptr());
+    }
+    continue_trace(scratch);
+}
+
+/// Goes on with the trace that the request's headers name.
+#[inline(always)]
+pub(crate) fn continue_trace(scratch: &mut Scratch) {
+    let state = &mut scratch.request;
     if state.sw8_len != 0 {
         if sw8::scan(&state.sw8, u32::from(state.sw8_len), &mut scratch.sw8_places) {
             let (at, len) = scratch.sw8_places.trace_id();
@@ -331,12 +333,7 @@ fn take_headers(scratch: &mut Scratch) {
             emit::count(LossReason::Sw8Malformed);
         }
     }
-    state.correlation_len =
-        take::<CORRELATION_MAX>(text, scratch.head.correlation, state.correlation.as_mut_ptr());
-    state.sw8_x_len = take::<SW8_X_MAX>(text, scratch.head.sw8_x, state.sw8_x.as_mut_ptr());
-    if scratch.head.traceparent.len >= TRACEPARENT_LEN as u32 {
-        state.traceparent_len =
-            take::<TRACEPARENT_BYTES>(text, scratch.head.traceparent, state.traceparent.as_mut_ptr());
+    if state.traceparent_len != 0 {
         if traceparent::parse(
             &state.traceparent,
             u32::from(state.traceparent_len),
@@ -369,7 +366,7 @@ fn take<const MAX: usize>(text: *const u8, place: head::Place, to: *mut u8) -> u
 }
 
 #[inline(always)]
-fn store(state: &RequestState, goroutine: &GoroutineKey) -> Option<()> {
+pub(crate) fn store(state: &RequestState, goroutine: &GoroutineKey) -> Option<()> {
     match GO_REQUESTS.insert(goroutine, state, u64::from(BPF_NOEXIST)) {
         Ok(()) => {}
         Err(error) if error == -17 => {
@@ -443,6 +440,9 @@ fn end(ctx: &ProbeContext, end: RequestEnd) -> Option<()> {
     };
     // Absent: the request began before the probe, was not HTTP/1, or was counted as lost at its start.
     let state = open(&goroutine)?;
+    if state.kind != EventKind::GoNetHttpRequest {
+        return None;
+    }
     if !matches!(end, RequestEnd::Panicked) && state.response != registers.word::<1>() {
         return None;
     }
@@ -455,9 +455,15 @@ fn end(ctx: &ProbeContext, end: RequestEnd) -> Option<()> {
         }
         None => emit::lose(LossReason::ScratchBusy),
     };
-    forget_context(state.context, tgid);
-    let _ours_alone = GO_REQUESTS.remove(&goroutine);
+    close(state, &goroutine);
     sent
+}
+
+/// The request is no longer open.
+#[inline(always)]
+pub(crate) fn close(state: &RequestState, goroutine: &GoroutineKey) {
+    forget_context(state.context, goroutine.tgid);
+    let _ours_alone = GO_REQUESTS.remove(goroutine);
 }
 
 #[inline(always)]
@@ -468,33 +474,7 @@ fn send(
     offsets: &Offsets,
     scratch: &mut Scratch,
 ) -> Option<()> {
-    let mut event = RequestEvent {
-        header: EventHeader {
-            kind: EventKind::GoNetHttpRequest,
-            tgid: goroutine.tgid,
-        },
-        start_ns: state.start_ns,
-        // SAFETY: reads a clock.
-        end_ns: unsafe { bpf_ktime_get_boot_ns() },
-        goid: goroutine.goid,
-        trace_id: state.trace_id,
-        segment_id: state.segment_id,
-        request_bytes: state.request_bytes,
-        response_bytes: 0,
-        end,
-        flags: state.flags,
-        span_count: state.next_span,
-        status: 0,
-        method_len: state.method_len,
-        path_len: state.path_len,
-        host_len: state.host_len,
-        pattern_len: 0,
-        operation_len: state.operation_len,
-        sw8_len: state.sw8_len,
-        correlation_len: state.correlation_len,
-        sw8_x_len: state.sw8_x_len,
-        traceparent_len: state.traceparent_len,
-    };
+    let mut event = state.event(goroutine, end);
     if let Some((status, written)) = read_response(state.response, offsets, &mut scratch.window) {
         event.status = status;
         event.response_bytes = written;
@@ -502,8 +482,14 @@ fn send(
     if client_gone(state.context, offsets).is_some() {
         event.flags |= REQUEST_CLIENT_GONE;
     }
-    let pattern = scratch.pattern.as_mut_ptr();
-    event.pattern_len = read_pattern(state.request, offsets, pattern);
+    event.pattern_len = read_pattern(state.request, offsets, scratch.pattern.as_mut_ptr());
+    emit_request(state, event, scratch)
+}
+
+/// Sends the record of a request.
+#[inline(always)]
+pub(crate) fn emit_request(state: &RequestState, event: RequestEvent, scratch: &mut Scratch) -> Option<()> {
+    let pattern = scratch.pattern.as_ptr();
     let record = scratch.record.as_mut_ptr();
     let mut at = size_of::<RequestEvent>() as u32;
     at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
@@ -566,9 +552,84 @@ pub(crate) fn read_pattern(request: u64, offsets: &Offsets, to: *mut u8) -> u16 
     memory::read_string::<PATTERN_MAX>(pattern, to).unwrap_or(0)
 }
 
+// === impl RequestState ===
+
 impl RequestState {
-    /// Address of the `http.Request`.
+    /// Address of the `http.Request`, or 0.
     pub(crate) fn request(&self) -> u64 {
         self.request
+    }
+
+    /// What tells this request from the next one on the same goroutine.
+    pub(crate) fn response(&self) -> u64 {
+        self.response
+    }
+
+    /// Begins anew, now. `g` has the goroutine's `runtime.g`.
+    #[inline(always)]
+    pub(crate) fn begin(
+        &mut self,
+        kind: EventKind,
+        response: u64,
+        request: u64,
+        g: &Window,
+        target: &TargetInfo,
+    ) {
+        free_goroutine_ids(self, g, target);
+        // SAFETY: reads a clock.
+        self.start_ns = unsafe { bpf_ktime_get_boot_ns() };
+        self.kind = kind;
+        self.response = response;
+        self.request = request;
+        self.trace_id = random_id();
+        self.segment_id = random_id();
+        self.sw8_hash = 0;
+        self.flags = if target.flags & TARGET_KEEP_PATHS != 0 {
+            REQUEST_KEEP_PATH
+        } else {
+            0
+        };
+        self.next_span = 1;
+        self.request_bytes = -1;
+        self.method_len = 0;
+        self.host_len = 0;
+        self.operation_len = 0;
+        self.sw8_trace_len = 0;
+        self.sw8_len = 0;
+        self.correlation_len = 0;
+        self.sw8_x_len = 0;
+        self.traceparent_len = 0;
+    }
+
+    /// Its record, ended now; what is read at the end is still to be filled in.
+    #[inline(always)]
+    pub(crate) fn event(&self, goroutine: &GoroutineKey, end: RequestEnd) -> RequestEvent {
+        RequestEvent {
+            header: EventHeader {
+                kind: self.kind,
+                tgid: goroutine.tgid,
+            },
+            start_ns: self.start_ns,
+            // SAFETY: reads a clock.
+            end_ns: unsafe { bpf_ktime_get_boot_ns() },
+            goid: goroutine.goid,
+            trace_id: self.trace_id,
+            segment_id: self.segment_id,
+            request_bytes: self.request_bytes,
+            response_bytes: 0,
+            end,
+            flags: self.flags,
+            span_count: self.next_span,
+            status: 0,
+            method_len: self.method_len,
+            path_len: self.path_len,
+            host_len: self.host_len,
+            pattern_len: 0,
+            operation_len: self.operation_len,
+            sw8_len: self.sw8_len,
+            correlation_len: self.correlation_len,
+            sw8_x_len: self.sw8_x_len,
+            traceparent_len: self.traceparent_len,
+        }
     }
 }

@@ -190,7 +190,7 @@ fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
         }
     }
     if plan.sites.is_empty() {
-        let absent = "it neither serves nor calls by net/http, as far as its functions tell";
+        let absent = "it neither serves nor calls by net/http or grpc-go, as far as its functions tell";
         let first = plan.refusals.first().map(|refusal| refusal.reason.to_string());
         return Err(Refused::new(first.unwrap_or_else(|| absent.to_owned())));
     }

@@ -6,6 +6,7 @@ use crate::trace::span::Component;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layer {
     Http,
+    RpcFramework,
 }
 
 impl Layer {
@@ -13,6 +14,7 @@ impl Layer {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Http => "Http",
+            Self::RpcFramework => "RPCFramework",
         }
     }
 }
@@ -23,6 +25,7 @@ pub const fn id(component: Component) -> i32 {
     match component {
         Component::GoHttpServer => 5004,
         Component::GoHttpClient => 5005,
+        Component::Grpc => 23,
     }
 }
 
@@ -30,5 +33,6 @@ pub const fn id(component: Component) -> i32 {
 pub const fn layer(component: Component) -> Layer {
     match component {
         Component::GoHttpServer | Component::GoHttpClient => Layer::Http,
+        Component::Grpc => Layer::RpcFramework,
     }
 }

@@ -90,6 +90,7 @@ fn ref_type(kind: ReferenceKind) -> RefType {
 fn span_layer(layer: Layer) -> SpanLayer {
     match layer {
         Layer::Http => SpanLayer::Http,
+        Layer::RpcFramework => SpanLayer::RpcFramework,
     }
 }
 
@@ -252,7 +253,8 @@ mod tests {
 
     #[test]
     fn layer_names_are_those_of_the_wire() {
-        let Layer::Http = Layer::Http;
-        assert_eq!(SpanLayer::Http.as_str_name(), Layer::Http.name());
+        for layer in [Layer::Http, Layer::RpcFramework] {
+            assert_eq!(span_layer(layer).as_str_name(), layer.name());
+        }
     }
 }

@@ -219,7 +219,10 @@ impl Page {
         let mark = if span.is_error { '✗' } else { ' ' };
         let service = fit(&clean(&node.segment.identity.service), self.service_width);
         let what_width = self.what_width();
-        let status = match span.tag("http.status_code") {
+        let status = match span
+            .tag("http.status_code")
+            .or_else(|| span.tag("rpc.status_code"))
+        {
             Some(status) => status,
             None if span.is_error => "err",
             None => "-",

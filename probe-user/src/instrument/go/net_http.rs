@@ -7,6 +7,7 @@ use crate::instrument::{Hook, Instrumentation, OnMissing, Part, SiteKind, Versio
 const ALL: Versions = Versions {
     since: 19,
     before: None,
+    module: None,
 };
 
 pub const NET_HTTP: Instrumentation = Instrumentation {
@@ -17,7 +18,7 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
             symbols: &["net/http.serverHandler.ServeHTTP"],
             site: SiteKind::StackCheck,
             versions: ALL,
-            part: Part::Server,
+            part: Part::HttpServer,
             on_missing: OnMissing::Refuse,
             needs: &[
                 GoField::RequestMethod,
@@ -40,7 +41,7 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
             symbols: &["net/http.(*response).finishRequest"],
             site: SiteKind::StackCheck,
             versions: ALL,
-            part: Part::Server,
+            part: Part::HttpServer,
             on_missing: OnMissing::Refuse,
             needs: &[
                 GoField::ServerResponseReq,
@@ -54,7 +55,7 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
             symbols: &["net/http.(*response).Hijack"],
             site: SiteKind::StackCheck,
             versions: ALL,
-            part: Part::Server,
+            part: Part::HttpServer,
             on_missing: OnMissing::Unused("requests whose connection the handler takes over end late"),
             needs: &[],
             wants: &[],
@@ -66,7 +67,7 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
             symbols: &["net/http.(*conn).close"],
             site: SiteKind::StackCheck,
             versions: ALL,
-            part: Part::Server,
+            part: Part::HttpServer,
             on_missing: OnMissing::Degrade("requests whose handler panics end late"),
             needs: &[],
             wants: &[],
@@ -76,7 +77,7 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
             symbols: &["net/http.(*Transport).roundTrip"],
             site: SiteKind::StackCheck,
             versions: ALL,
-            part: Part::Client,
+            part: Part::HttpClient,
             on_missing: OnMissing::Refuse,
             needs: &[
                 GoField::RequestMethod,
@@ -95,7 +96,7 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
                 callee: "net/http.(*persistConn).roundTrip",
             },
             versions: ALL,
-            part: Part::Client,
+            part: Part::HttpClient,
             on_missing: OnMissing::Refuse,
             needs: &[GoField::ResponseStatusCode, GoField::ResponseContentLength],
             wants: &[],
@@ -108,7 +109,7 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
                 but_success_of: "net/http.(*persistConn).roundTrip",
             },
             versions: ALL,
-            part: Part::Client,
+            part: Part::HttpClient,
             on_missing: OnMissing::Refuse,
             needs: &[GoField::ResponseStatusCode, GoField::ResponseContentLength],
             wants: &[],
@@ -118,7 +119,7 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
             symbols: &["net/http.(*persistConn).roundTrip"],
             site: SiteKind::StackCheck,
             versions: ALL,
-            part: Part::Client,
+            part: Part::HttpClient,
             on_missing: OnMissing::Degrade("outgoing requests carry no sw8"),
             needs: &[
                 GoField::PersistConnConn,

@@ -85,7 +85,7 @@ mod tests {
         for row in rows() {
             let (first, last) = (row.first().unwrap(), row.last().unwrap());
             assert!(first.minor == last.minor && first <= last);
-            for field in GoField::ALL {
+            for field in GoField::ALL.iter().filter(|field| field.module().is_none()) {
                 let there = since(*field).is_none_or(|since| since <= first);
                 assert_eq!(row.offset(&name(*field)).is_some(), there, "{field:?} in {first}");
             }

@@ -1,0 +1,6 @@
+//! grpc-go: calls served, calls made.
+
+mod call;
+mod request;
+
+pub(crate) use request::Incoming;

@@ -1,0 +1,391 @@
+//! The server: from a stream's headers to its status. Entry spans.
+//!
+//! The headers are seen on the goroutine that reads the connection, the rest on the one that serves the stream.
+
+use aya_ebpf::{
+    macros::{map, uprobe},
+    maps::LruHashMap,
+    programs::ProbeContext,
+};
+use probe_common::{
+    event::{
+        EventKind,
+        go::{
+            grpc::STATUS_READ,
+            net_http::{REQUEST_PATH_TRUNCATED, RequestEnd},
+        },
+    },
+    field::{GoField, Offsets},
+    key::StreamKey,
+    limits::{CORRELATION_MAX, PATH_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES, TRACEPARENT_LEN},
+    loss::LossReason,
+    target::TargetInfo,
+};
+
+use crate::{
+    emit,
+    go::{
+        self, Registers,
+        net_http::request::{close, continue_trace, emit_request, open, store},
+    },
+    log::kernel_log,
+    memory::{self, GoString},
+    scratch::{self, Scratch},
+    target,
+};
+
+/// Streams whose headers have come and that no goroutine serves yet.
+const INCOMING_MAX: u32 = 2048;
+/// Header fields that are looked at; a request has ten of its own.
+const FIELDS_MAX: u32 = 64;
+/// Bytes of an `hpack.HeaderField`: name, value, and a flag.
+const FIELD_BYTES: u64 = 40;
+/// Fields fetched at once.
+const FIELDS_AT_ONCE: u32 = 8;
+
+/// Our headers of a stream.
+#[repr(C, align(8))]
+pub(crate) struct Incoming {
+    sw8_len: u16,
+    correlation_len: u16,
+    sw8_x_len: u16,
+    traceparent_len: u16,
+    sw8: [u8; SW8_MAX],
+    correlation: [u8; CORRELATION_MAX],
+    sw8_x: [u8; SW8_X_MAX],
+    traceparent: [u8; TRACEPARENT_BYTES],
+}
+
+/// StreamKey → our headers that came with the stream. `go_grpc_handle_stream` takes them out; those of streams that
+/// are never served age out.
+#[map]
+static GRPC_INCOMING: LruHashMap<StreamKey, Incoming> = LruHashMap::with_max_entries(INCOMING_MAX, 0);
+
+/// A stream's headers have come, from grpc-go 1.60 on.
+///
+/// `func (t *http2Server) operateHeaders(ctx context.Context, frame *http2.MetaHeadersFrame, ...)`: word 1 the
+/// transport, 4 the frame.
+#[uprobe]
+pub(crate) fn go_grpc_operate_headers(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    headers(registers, registers.word::<4>());
+    0
+}
+
+/// The same before 1.60: word 2 the frame.
+#[uprobe]
+pub(crate) fn go_grpc_operate_headers_without_context(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    headers(registers, registers.word::<2>());
+    0
+}
+
+#[inline(always)]
+fn headers(registers: Registers, frame: u64) {
+    if registers.will_restart() {
+        return;
+    }
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return;
+    };
+    let Some(scratch) = scratch::take() else {
+        emit::count(LossReason::ScratchBusy);
+        return;
+    };
+    if note_headers(registers.word::<1>(), frame, tgid, &target.offsets, scratch).is_none() {
+        emit::count(LossReason::HeadIncomplete);
+    }
+    scratch::give_back(scratch);
+}
+
+#[inline(always)]
+fn note_headers(
+    transport: u64,
+    frame: u64,
+    tgid: u32,
+    offsets: &Offsets,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    let fields: GoString = memory::read(frame + offsets.get(GoField::MetaHeadersFrameFields)?)?;
+    scratch.incoming.sw8_len = 0;
+    scratch.incoming.correlation_len = 0;
+    scratch.incoming.sw8_x_len = 0;
+    scratch.incoming.traceparent_len = 0;
+    let mut count = fields.len;
+    if count > u64::from(FIELDS_MAX) {
+        count = u64::from(FIELDS_MAX);
+    }
+    let mut first = 0;
+    while first < FIELDS_MAX {
+        if u64::from(first) >= count {
+            break;
+        }
+        let mut left = count - u64::from(first);
+        if left > u64::from(FIELDS_AT_ONCE) {
+            left = u64::from(FIELDS_AT_ONCE);
+        }
+        let address = fields.address + u64::from(first) * FIELD_BYTES;
+        scratch.window.fetch(address, left * FIELD_BYTES - 8)?;
+        let mut index = 0;
+        while index < FIELDS_AT_ONCE {
+            let at = u64::from(index) * FIELD_BYTES;
+            // Nothing behind the last one that was fetched.
+            let Some(name_len) = scratch.window.word(at + 8) else {
+                break;
+            };
+            if name_len == 3 || name_len == 5 || name_len == 11 || name_len == 15 {
+                take_field(scratch.slot, at as u32);
+            }
+            index += 1;
+        }
+        first += FIELDS_AT_ONCE;
+    }
+    if scratch.incoming.sw8_len == 0
+        && scratch.incoming.traceparent_len == 0
+        && scratch.incoming.correlation_len == 0
+        && scratch.incoming.sw8_x_len == 0
+    {
+        return Some(());
+    }
+    // A pointer to the embedded `HeadersFrame` comes first.
+    let headers_frame: u64 = memory::read(frame)?;
+    let id: u32 = memory::read(headers_frame + offsets.get(GoField::FrameHeaderStreamId)?)?;
+    let key = StreamKey {
+        connection: transport,
+        tgid,
+        id,
+    };
+    let _ages_out = GRPC_INCOMING.insert(&key, &scratch.incoming, 0);
+    Some(())
+}
+
+/// Keeps the header field at `at` of the window if it is one of ours.
+///
+/// A global function, as `head::scan_word` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn take_field(slot: u32, at: u32) -> u32 {
+    let Some(scratch) = scratch::taken(slot) else {
+        return 0;
+    };
+    let at = u64::from(at);
+    let (Some(name), Some(value)) = (scratch.window.string(at), scratch.window.string(at + 16)) else {
+        return 0;
+    };
+    let to = &mut scratch.incoming;
+    let mut text = [0u8; 16];
+    // A name ends within the program's memory, what lies behind it may not.
+    match name.len {
+        3 if read_name::<3>(name.address, &mut text) && text[..3] == *b"sw8" => {
+            to.sw8_len = value_of::<SW8_MAX>(value, to.sw8.as_mut_ptr());
+        }
+        5 if read_name::<5>(name.address, &mut text) && text[..5] == *b"sw8-x" => {
+            to.sw8_x_len = value_of::<SW8_X_MAX>(value, to.sw8_x.as_mut_ptr());
+        }
+        11 if read_name::<11>(name.address, &mut text) && text[..11] == *b"traceparent" => {
+            if value.len >= TRACEPARENT_LEN as u64 {
+                to.traceparent_len = value_of::<TRACEPARENT_BYTES>(value, to.traceparent.as_mut_ptr());
+            }
+        }
+        15 if read_name::<15>(name.address, &mut text) && text[..15] == *b"sw8-correlation" => {
+            to.correlation_len = value_of::<CORRELATION_MAX>(value, to.correlation.as_mut_ptr());
+        }
+        _ => {}
+    }
+    0
+}
+
+#[inline(always)]
+fn read_name<const LEN: usize>(address: u64, to: &mut [u8; 16]) -> bool {
+    match memory::read::<[u8; LEN]>(address) {
+        Some(name) => {
+            let mut index = 0;
+            while index < LEN {
+                to[index] = name[index];
+                index += 1;
+            }
+            true
+        }
+        None => false,
+    }
+}
+
+/// A value that does not fit is counted and treated as absent.
+#[inline(always)]
+fn value_of<const MAX: usize>(value: GoString, to: *mut u8) -> u16 {
+    if value.len >= MAX as u64 {
+        emit::count(LossReason::HeaderTooLong);
+        return 0;
+    }
+    memory::read_string::<MAX>(value, to).unwrap_or(0)
+}
+
+/// A server begins to serve a stream.
+///
+/// `func (s *Server) handleStream(t transport.ServerTransport, stream *transport.Stream, ...)`: word 2 and 3 the
+/// transport, 4 the stream.
+#[uprobe]
+pub(crate) fn go_grpc_handle_stream(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.will_restart() {
+        return 0;
+    }
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    let Some(scratch) = scratch::take() else {
+        emit::count(LossReason::ScratchBusy);
+        return 0;
+    };
+    if begin(registers, tgid, target, scratch).is_none() {
+        // What was lost is counted where it happened.
+    }
+    scratch::give_back(scratch);
+    0
+}
+
+#[inline(always)]
+fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+    let offsets = &target.offsets;
+    let Some(goroutine) = go::goroutine_in(tgid, registers.g(), offsets, &mut scratch.window) else {
+        return emit::lose(LossReason::ReadFault);
+    };
+    let stream = registers.word::<4>();
+    let state = &mut scratch.request;
+    state.begin(EventKind::GoGrpcRequest, stream, 0, &scratch.window, target);
+    let Some(id) = read_stream(stream, offsets, scratch) else {
+        return emit::lose(LossReason::ReadFault);
+    };
+    let key = StreamKey {
+        connection: registers.word::<3>(),
+        tgid,
+        id,
+    };
+    // SAFETY: an entry is written once, before its stream is served.
+    if let Some(incoming) = unsafe { GRPC_INCOMING.get(&key) } {
+        let state = &mut scratch.request;
+        state.sw8_len = incoming.sw8_len;
+        memory::copy::<SW8_MAX>(
+            incoming.sw8.as_ptr(),
+            u32::from(incoming.sw8_len),
+            state.sw8.as_mut_ptr(),
+        );
+        state.correlation_len = incoming.correlation_len;
+        memory::copy::<CORRELATION_MAX>(
+            incoming.correlation.as_ptr(),
+            u32::from(incoming.correlation_len),
+            state.correlation.as_mut_ptr(),
+        );
+        state.sw8_x_len = incoming.sw8_x_len;
+        memory::copy::<SW8_X_MAX>(
+            incoming.sw8_x.as_ptr(),
+            u32::from(incoming.sw8_x_len),
+            state.sw8_x.as_mut_ptr(),
+        );
+        state.traceparent_len = incoming.traceparent_len;
+        memory::copy::<TRACEPARENT_BYTES>(
+            incoming.traceparent.as_ptr(),
+            u32::from(incoming.traceparent_len),
+            state.traceparent.as_mut_ptr(),
+        );
+        let _served_once = GRPC_INCOMING.remove(&key);
+        continue_trace(scratch);
+    }
+    kernel_log!("stream {} begins on goroutine {} of {}", id, goroutine.goid, tgid);
+    store(&scratch.request, &goroutine)
+}
+
+/// The offset of `ServerStream.st` while the common stream was embedded by pointer.
+const ST_BEHIND_POINTER: u64 = 8;
+
+/// Method and context; the stream's id.
+#[inline(always)]
+fn read_stream(stream: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<u32> {
+    let common = if offsets.get(GoField::GrpcServerStreamSt) == Some(ST_BEHIND_POINTER) {
+        memory::read(stream)?
+    } else {
+        stream
+    };
+    let id_at = offsets.get(GoField::GrpcStreamId)?;
+    let method_at = offsets.get(GoField::GrpcStreamMethod)?;
+    let context_at = offsets.get(GoField::GrpcStreamCtx)?;
+    let mut last = if method_at > context_at {
+        method_at
+    } else {
+        context_at
+    } + 8;
+    if id_at > last {
+        last = id_at;
+    }
+    let fields = scratch.window.fetch(common, last)?;
+    let id = fields.word(id_at)? as u32;
+    let context = fields.interface(context_at)?;
+    let method = fields.string(method_at)?;
+    let state = &mut scratch.request;
+    state.context = context.data;
+    state.path_len = memory::read_string::<PATH_MAX>(method, state.path.as_mut_ptr())?;
+    if method.len > PATH_MAX as u64 {
+        state.flags |= REQUEST_PATH_TRUNCATED;
+    }
+    Some(id)
+}
+
+/// A server ends a stream with a status.
+///
+/// `func (t *http2Server) WriteStatus(s *Stream, st *status.Status) error`, `writeStatus` since 1.69: word 2 the
+/// stream, 3 the status.
+#[uprobe]
+pub(crate) fn go_grpc_write_status(ctx: ProbeContext) -> u32 {
+    let _counted = end(&ctx);
+    0
+}
+
+#[inline(always)]
+fn end(ctx: &ProbeContext) -> Option<()> {
+    let registers = go::registers(ctx);
+    if registers.will_restart() {
+        return None;
+    }
+    let tgid = target::tgid();
+    let target = target::find(tgid)?;
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        return emit::lose(LossReason::ReadFault);
+    };
+    // Absent: the stream began before the probe, or was counted as lost at its start.
+    let state = open(&goroutine)?;
+    if state.kind != EventKind::GoGrpcRequest || state.response() != registers.word::<2>() {
+        return None;
+    }
+    let mut event = state.event(&goroutine, RequestEnd::Finished);
+    event.response_bytes = -1;
+    if let Some(code) = status_code(registers.word::<3>(), &target.offsets) {
+        event.status = code;
+        event.flags |= STATUS_READ;
+    }
+    let sent = match scratch::take() {
+        Some(scratch) => {
+            let sent = emit_request(state, event, scratch);
+            scratch::give_back(scratch);
+            sent
+        }
+        None => emit::lose(LossReason::ScratchBusy),
+    };
+    close(state, &goroutine);
+    sent
+}
+
+/// The code of a `*status.Status`; without a message within it, OK.
+#[inline(always)]
+pub(crate) fn status_code(status: u64, offsets: &Offsets) -> Option<u16> {
+    if status == 0 {
+        return Some(0);
+    }
+    let message: u64 = memory::read(status + offsets.get(GoField::GrpcStatusS)?)?;
+    if message == 0 {
+        return Some(0);
+    }
+    let code: u32 = memory::read(message + offsets.get(GoField::GrpcStatusCode)?)?;
+    Some(code as u16)
+}

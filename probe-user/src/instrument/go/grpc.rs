@@ -1,0 +1,109 @@
+//! grpc-go: server and client.
+
+use probe_common::field::GoField;
+
+use crate::instrument::{Hook, Instrumentation, ModuleVersions, OnMissing, Part, SiteKind, Versions};
+
+const ALL: Versions = Versions {
+    since: 19,
+    before: None,
+    module: None,
+};
+
+/// `operateHeaders` got a context as its first argument.
+const CONTEXT_FIRST: (u16, u16) = (1, 60);
+
+const fn module(since: (u16, u16), before: Option<(u16, u16)>) -> Versions {
+    Versions {
+        module: Some(ModuleVersions {
+            path: "google.golang.org/grpc",
+            since,
+            before,
+        }),
+        ..ALL
+    }
+}
+
+const OPERATE_HEADERS: Hook = Hook {
+    program: "go_grpc_operate_headers",
+    symbols: &["google.golang.org/grpc/internal/transport.(*http2Server).operateHeaders"],
+    site: SiteKind::StackCheck,
+    versions: module(CONTEXT_FIRST, None),
+    part: Part::GrpcServer,
+    on_missing: OnMissing::Degrade("traces that come in by gRPC are not continued"),
+    needs: &[GoField::MetaHeadersFrameFields, GoField::FrameHeaderStreamId],
+    wants: &[],
+};
+
+pub const GRPC: Instrumentation = Instrumentation {
+    library: "google.golang.org/grpc",
+    hooks: &[
+        OPERATE_HEADERS,
+        Hook {
+            program: "go_grpc_operate_headers_without_context",
+            versions: module((1, 0), Some(CONTEXT_FIRST)),
+            ..OPERATE_HEADERS
+        },
+        Hook {
+            program: "go_grpc_handle_stream",
+            symbols: &["google.golang.org/grpc.(*Server).handleStream"],
+            site: SiteKind::StackCheck,
+            versions: ALL,
+            part: Part::GrpcServer,
+            on_missing: OnMissing::Refuse,
+            needs: &[
+                GoField::GrpcStreamId,
+                GoField::GrpcStreamMethod,
+                GoField::GrpcStreamCtx,
+            ],
+            wants: &[GoField::GrpcServerStreamSt],
+        },
+        Hook {
+            program: "go_grpc_write_status",
+            symbols: &[
+                "google.golang.org/grpc/internal/transport.(*http2Server).writeStatus",
+                "google.golang.org/grpc/internal/transport.(*http2Server).WriteStatus",
+            ],
+            site: SiteKind::StackCheck,
+            versions: ALL,
+            part: Part::GrpcServer,
+            on_missing: OnMissing::Refuse,
+            needs: &[GoField::GrpcStatusS, GoField::GrpcStatusCode],
+            wants: &[],
+        },
+        Hook {
+            program: "go_grpc_new_attempt",
+            symbols: &["google.golang.org/grpc.(*clientStream).newAttemptLocked"],
+            site: SiteKind::StackCheck,
+            versions: ALL,
+            part: Part::GrpcClient,
+            on_missing: OnMissing::Refuse,
+            needs: &[
+                GoField::GrpcClientStreamCallHdr,
+                GoField::GrpcClientStreamCtx,
+                GoField::GrpcClientStreamCc,
+                GoField::GrpcClientStreamDesc,
+                GoField::GrpcClientConnTarget,
+                GoField::GrpcStreamDescServerStreams,
+                GoField::GrpcStreamDescClientStreams,
+                GoField::GrpcCallHdrMethod,
+            ],
+            wants: &[],
+        },
+        Hook {
+            program: "go_grpc_finish",
+            symbols: &["google.golang.org/grpc.(*clientStream).finish"],
+            site: SiteKind::StackCheck,
+            versions: ALL,
+            part: Part::GrpcClient,
+            on_missing: OnMissing::Refuse,
+            needs: &[
+                GoField::GrpcStatusErrorS,
+                GoField::GrpcStatusS,
+                GoField::GrpcStatusCode,
+                GoField::GrpcStatusMessage,
+            ],
+            wants: &[],
+        },
+    ],
+};

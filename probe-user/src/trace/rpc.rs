@@ -1,0 +1,104 @@
+//! What is gRPC's own about a span: its tags, and which status is a failure.
+
+use std::borrow::Cow;
+
+use probe_common::event::{
+    EventKind,
+    go::grpc::{CALL_CLIENT_STREAMS, CALL_SERVER_STREAMS, STATUS_READ},
+};
+
+use super::{context::lossy, go_error::GoError, span::Tag};
+
+/// Whether a record is of gRPC.
+pub(super) const fn is_rpc(kind: EventKind) -> bool {
+    match kind {
+        EventKind::GoGrpcRequest | EventKind::GoGrpcCall => true,
+        EventKind::ProcessExec
+        | EventKind::ProcessExit
+        | EventKind::GoNetHttpRequest
+        | EventKind::GoNetHttpCall => false,
+    }
+}
+
+/// The type of the errors that a call ends with.
+pub(super) const STATUS_ERROR: &str = "*status.Error";
+
+/// Whether this is `io.EOF`.
+pub(super) fn is_end(error: &GoError) -> bool {
+    error.kind == "*errors.errorString" && error.message == "EOF"
+}
+
+/// The codes' names, by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// The code that was read, if one was.
+pub(super) fn code(flags: u32, status: u16) -> Option<u16> {
+    (flags & STATUS_READ != 0).then_some(status)
+}
+
+fn code_name(code: u16) -> Cow<'static, str> {
+    CODES
+        .get(usize::from(code))
+        .map_or_else(|| code.to_string().into(), |name| Cow::Borrowed(*name))
+}
+
+/// Whether a server that answers with this code has failed: the rest is the client's doing, or an answer like any.
+pub(super) fn is_server_error(code: u16) -> bool {
+    matches!(
+        code_name(code).as_ref(),
+        "UNKNOWN" | "DEADLINE_EXCEEDED" | "UNIMPLEMENTED" | "INTERNAL" | "UNAVAILABLE" | "DATA_LOSS"
+    )
+}
+
+/// `url` is the method as it goes over the wire. A server's record does not say whether the method streams.
+pub(super) fn tags(path: &[u8], flags: u32, code: Option<u16>, client: bool) -> Vec<Tag> {
+    let mut tags = Vec::with_capacity(3);
+    let mut tag = |key, value: Cow<'static, str>| tags.push(Tag { key, value });
+    tag("url", lossy(path).into_owned().into());
+    if client {
+        let streams = flags & (CALL_CLIENT_STREAMS | CALL_SERVER_STREAMS) != 0;
+        tag("rpc.type", if streams { "Streaming" } else { "Unary" }.into());
+    }
+    if let Some(code) = code {
+        tag("rpc.status_code", code_name(code));
+    }
+    tags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_their_names_and_strange_ones_their_number() {
+        assert_eq!(code_name(0), "OK");
+        assert_eq!(code_name(16), "UNAUTHENTICATED");
+        assert_eq!(code_name(17), "17");
+        assert_eq!(code(0, 4), None);
+        assert_eq!(code(STATUS_READ, 4), Some(4));
+    }
+
+    #[test]
+    fn what_the_client_did_wrong_is_no_error_of_the_server() {
+        let errors: Vec<u16> = (0..20).filter(|code| is_server_error(*code)).collect();
+        assert_eq!(errors, [2, 4, 12, 13, 14, 15]);
+    }
+}
