@@ -121,7 +121,7 @@ fn examine(go: &Go, build: &GoBuild, stripped: bool) -> Result<String> {
         binary.go_version_text
     );
     ensure!(
-        plan.has(Part::Server) && plan.has(Part::Client),
+        plan.has(Part::HttpServer) && plan.has(Part::HttpClient),
         "{:?} {:?}",
         plan.absent,
         plan.refusals
