@@ -6,6 +6,7 @@ pub mod fake_oap;
 pub mod graphql;
 pub mod page;
 pub mod probe;
+pub mod rpc;
 pub mod scene;
 pub mod scrape;
 pub mod segment;

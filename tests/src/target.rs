@@ -97,11 +97,35 @@ impl GoBuild {
         self
     }
 
+    /// Gets the modules that it is made of, through the Go module proxy, into Go's own cache. The error says why they
+    /// cannot be had.
+    pub fn fetch(&self, go: &Go) -> Result<()> {
+        let output = Command::new(&go.command)
+            .args(["mod", "download"])
+            .current_dir(self.source())
+            .env("GOTOOLCHAIN", "local")
+            .env("GOFLAGS", "-mod=readonly")
+            .output()
+            .with_context(|| format!("run {}", go.command.display()))?;
+        ensure!(
+            output.status.success(),
+            "{} cannot get the modules of {}: {}",
+            go.version,
+            self.package,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
+    fn source(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("targets/go")
+            .join(&self.package)
+    }
+
     /// Builds it, or takes the program of an earlier run if nothing has changed since.
     pub fn build(&self, go: &Go) -> Result<PathBuf> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("targets/go")
-            .join(&self.package);
+        let source = self.source();
         let mut hasher = DefaultHasher::new();
         (&go.version, &self.flags, self.cgo).hash(&mut hasher);
         hash_sources(&source, &mut hasher)?;
@@ -132,6 +156,8 @@ impl GoBuild {
             .current_dir(&source)
             .env("GOTOOLCHAIN", "local")
             .env("GOFLAGS", "-buildvcs=false")
+            // What a program needs from elsewhere is fetched before, or not at all.
+            .env("GOPROXY", "off")
             .env("CGO_ENABLED", if self.cgo { "1" } else { "0" })
             .output()
             .with_context(|| format!("run {}", go.command.display()))?;
@@ -298,16 +324,20 @@ impl Drop for Target {
     }
 }
 
-/// Where a service of `targets/go/net_http` listens. Each is a base URL.
-#[derive(Clone, Debug, Deserialize)]
+/// Where a service listens. Those of `targets/go/net_http` have the first four, each a base URL; those of
+/// `targets/go/grpc` the first and the last.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Addresses {
     pub main: String,
     pub tls: String,
     pub hasty: String,
     pub late: String,
+    /// `host:port`.
+    pub rpc: String,
 }
 
-/// A service of `targets/go/net_http`.
+/// A service of `targets/go/net_http` or `targets/go/grpc`.
 #[derive(Debug)]
 pub struct Service {
     pub target: Target,
@@ -393,7 +423,7 @@ pub struct LoadSummary {
     pub p99_ms: f64,
 }
 
-/// The client of `targets/go/net_http` that asks a service for a mix of everything.
+/// A client that asks a service for much: that of `targets/go/net_http` for a mix of everything.
 #[derive(Debug)]
 pub struct Load {
     child: Child,
@@ -402,22 +432,36 @@ pub struct Load {
 impl Load {
     /// `shapes` empty: the whole mix.
     pub fn start(program: &Path, on: &Service, rate: u32, seconds: f64, shapes: &str) -> Result<Self> {
+        let what = [
+            "load",
+            "-target",
+            &on.printed,
+            "-first-id",
+            "1",
+            "-shapes",
+            shapes,
+        ];
+        Self::spawn(program, &what, rate, seconds)
+    }
+
+    /// The client of `targets/go/grpc` that opens a connection for each of its calls.
+    pub fn swarm(program: &Path, on: &Service, rate: u32, seconds: f64) -> Result<Self> {
+        Self::spawn(program, &["swarm", "-target", &on.addresses.rpc], rate, seconds)
+    }
+
+    fn spawn(program: &Path, what: &[&str], rate: u32, seconds: f64) -> Result<Self> {
         let child = Command::new(program)
-            .args([
-                "load",
-                "-target",
-                &on.printed,
-                "-first-id",
-                "1",
-                "-shapes",
-                shapes,
-            ])
+            .args(what)
             .args(["-rate", &rate.to_string(), "-seconds", &seconds.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {}", program.display()))?;
         Ok(Self { child })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Lets it send no more and waits for the answers.

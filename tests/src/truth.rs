@@ -1,7 +1,7 @@
 //! Joins what the services say they did with what the probe says they did, and counts the difference.
 //!
-//! The services of `targets/go/net_http` log every request served and every call made. The number at the end of
-//! the path is the join: the probe keeps it in the tag `url`.
+//! The services of `targets/go/net_http` and `targets/go/grpc` log every request served and every call made. The
+//! number at the end of the path is the join: the probe keeps it in the tag `url`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -43,11 +43,17 @@ pub struct Record {
     pub parent: u64,
     pub kind: Side,
     pub service: String,
+    /// Of gRPC: which side streams, `unary` if none does. Empty for HTTP.
+    #[serde(default)]
+    pub rpc: String,
     pub method: String,
     pub path: String,
     pub peer: String,
-    /// 0: there is none, or it is not known.
+    /// Of HTTP. 0: there is none, or it is not known.
     pub status: u16,
+    /// Of gRPC: the name of its status code. Empty: not known.
+    #[serde(default)]
+    pub code: String,
     pub start_ns: i64,
     /// 0: not known.
     pub end_ns: i64,
@@ -55,6 +61,9 @@ pub struct Record {
     pub shape: String,
     pub expect: Expect,
     pub tls: bool,
+    /// Of a call: its connection cannot carry a header, for another reason than TLS.
+    #[serde(default)]
+    pub bare: bool,
 }
 
 /// Reads a service's log.
@@ -362,7 +371,7 @@ fn compare(
         }
         Side::Entry => {
             let expect = match calls.get(&record.id) {
-                Some(call) if propagated && !call.tls => Expect::Must,
+                Some(call) if propagated && !call.tls && !call.bare => Expect::Must,
                 Some(_) => Expect::May,
                 None => Expect::Nothing,
             };
@@ -394,6 +403,17 @@ fn book(links: &mut Links, link: Link, expect: Expect, record: &Record, what: &s
 
 /// What the span says differently.
 fn wrong_fact(record: &Record, span: &Span) -> Option<&'static str> {
+    if record.kind == Side::Exit && span.peer != record.peer {
+        return Some("wrong peer");
+    }
+    if record.rpc.is_empty() {
+        wrong_http_fact(record, span)
+    } else {
+        wrong_rpc_fact(record, span)
+    }
+}
+
+fn wrong_http_fact(record: &Record, span: &Span) -> Option<&'static str> {
     let status = span
         .tag("http.status_code")
         .and_then(|status| status.parse().ok())
@@ -408,15 +428,75 @@ fn wrong_fact(record: &Record, span: &Span) -> Option<&'static str> {
     {
         return Some("wrong operation");
     }
-    if record.kind == Side::Exit && span.peer != record.peer {
-        return Some("wrong peer");
-    }
     if record.status != 0 && status != record.status {
         return Some("wrong status");
     }
     let known = record.status != 0 || !record.error.is_empty();
     if known && span.is_error != (record.status >= 400 || !record.error.is_empty()) {
         return Some("wrong error flag");
+    }
+    None
+}
+
+/// SkyWalking's number for gRPC, on both sides.
+pub const GRPC: i32 = 23;
+
+/// What a service is called for once it has more names than the probe keeps apart.
+const OVERFLOW: &str = "/{other}";
+
+/// Codes by which a server says that it has failed, rather than its client.
+const SERVER_ERRORS: [&str; 6] = [
+    "UNKNOWN",
+    "DEADLINE_EXCEEDED",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+];
+
+fn wrong_rpc_fact(record: &Record, span: &Span) -> Option<&'static str> {
+    if (span.component_id, span.span_layer.as_str()) != (GRPC, "RPCFramework") {
+        return Some("wrong component");
+    }
+    // Each call's method has a name of its own, for the number in it.
+    let operation = record.path.trim_start_matches('/').replace('/', ".");
+    if span.operation_name != operation && !span.operation_name.ends_with(OVERFLOW) {
+        return Some("wrong operation");
+    }
+    if span.tag("url") != Some(record.path.as_str()) {
+        return Some("wrong url");
+    }
+    let rpc_type = match (record.kind, record.rpc.as_str()) {
+        // A server's span does not know.
+        (Side::Entry, _) => None,
+        (Side::Exit, "unary") => Some("Unary"),
+        (Side::Exit, _) => Some("Streaming"),
+    };
+    if span.tag("rpc.type") != rpc_type {
+        return Some("wrong type");
+    }
+    if record.code.is_empty() {
+        return None;
+    }
+    if span.tag("rpc.status_code") != Some(record.code.as_str()) {
+        return Some("wrong code");
+    }
+    let is_error = match record.kind {
+        Side::Entry => SERVER_ERRORS.contains(&record.code.as_str()),
+        Side::Exit => record.code != "OK",
+    };
+    if span.is_error != is_error {
+        return Some("wrong error flag");
+    }
+    if record.kind == Side::Exit && is_error {
+        let message = span.log("message").unwrap_or_default();
+        // A stream whose context ends is ended by two goroutines, each in words of its own.
+        let either =
+            record.rpc != "unary" && ["CANCELLED", "DEADLINE_EXCEEDED"].contains(&record.code.as_str());
+        let same = either || record.error.contains(message);
+        if span.log("event") != Some("error") || message.is_empty() || !same {
+            return Some("wrong message");
+        }
     }
     None
 }
@@ -488,7 +568,7 @@ impl fmt::Display for Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segment::{Pair, Reference};
+    use crate::segment::{Log, Pair, Reference};
 
     const START_NS: i64 = 1_700_000_000_123_400_000;
 
@@ -498,6 +578,7 @@ mod tests {
             parent,
             kind,
             service: "front".into(),
+            rpc: String::new(),
             method: "GET".into(),
             path: format!("/leaf/{id}"),
             peer: if kind == Side::Exit {
@@ -506,12 +587,14 @@ mod tests {
                 String::new()
             },
             status: 200,
+            code: String::new(),
             start_ns: START_NS,
             end_ns: START_NS + 2_000_000,
             error: String::new(),
             shape: "sync".into(),
             expect,
             tls: false,
+            bare: false,
         }
     }
 
@@ -780,6 +863,74 @@ mod tests {
         assert_eq!(change(|span| span.tags[0].value = "POST".into()), 1);
         assert_eq!(change(|span| span.tags[2].value = "201".into()), 1);
         assert_eq!(change(|span| span.operation_name = "GET:/twig/{id}".into()), 1);
+    }
+
+    #[test]
+    fn facts_of_grpc() {
+        let path = "/truth.unary.fail/2";
+        let call = Record {
+            rpc: "unary".into(),
+            method: String::new(),
+            path: path.into(),
+            status: 0,
+            code: "NOT_FOUND".into(),
+            error: "rpc error: code = NotFound desc = no such thing".into(),
+            ..record(Side::Exit, 2, 1, Expect::Must)
+        };
+        let pair = |key: &str, value: &str| Pair {
+            key: key.into(),
+            value: value.into(),
+        };
+        let span = Span {
+            operation_name: "truth.unary.fail.2".into(),
+            span_layer: "RPCFramework".into(),
+            component_id: GRPC,
+            is_error: true,
+            tags: vec![
+                pair("url", path),
+                pair("rpc.type", "Unary"),
+                pair("rpc.status_code", "NOT_FOUND"),
+            ],
+            logs: vec![Log {
+                time: 0,
+                data: vec![pair("event", "error"), pair("message", "no such thing")],
+            }],
+            ..span(Side::Exit, 2, 1, 0)
+        };
+        let change = |change: fn(&mut Span)| {
+            let mut span = span.clone();
+            change(&mut span);
+            wrong_fact(&call, &span)
+        };
+        assert_eq!(change(|_| {}), None);
+        assert_eq!(change(|span| span.operation_name = "OTHER:/{other}".into()), None);
+        assert_eq!(change(|span| span.peer.clear()), Some("wrong peer"));
+        assert_eq!(change(|span| span.component_id = 5005), Some("wrong component"));
+        assert_eq!(
+            change(|span| span.operation_name = "truth.unary.fail.3".into()),
+            Some("wrong operation")
+        );
+        assert_eq!(
+            change(|span| span.tags[1].value = "Streaming".into()),
+            Some("wrong type")
+        );
+        assert_eq!(
+            change(|span| span.tags[2].value = "OK".into()),
+            Some("wrong code")
+        );
+        assert_eq!(change(|span| span.is_error = false), Some("wrong error flag"));
+        assert_eq!(change(|span| span.logs.clear()), Some("wrong message"));
+
+        // What the client did wrong is no error of the server, and the server does not know which side streams.
+        let request = Record {
+            kind: Side::Entry,
+            ..call.clone()
+        };
+        let mut served = span.clone();
+        served.tags.remove(1);
+        assert_eq!(wrong_fact(&request, &served), Some("wrong error flag"));
+        served.is_error = false;
+        assert_eq!(wrong_fact(&request, &served), None);
     }
 
     #[test]

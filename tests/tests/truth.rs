@@ -10,11 +10,12 @@
 use std::collections::{HashMap, HashSet};
 
 use tests::{
-    needs_probe,
+    needs_probe, needs_rpc,
+    rpc::{self, Row},
     scene::{Scene, truth_program},
     skip,
     target::{Load, LoadSummary},
-    truth::{Record, Side},
+    truth::{Account, Count, Record, Side},
 };
 
 /// Requests a second that the client sends; the services' calls to each other come on top.
@@ -38,26 +39,19 @@ fn load(scene: &Scene, rate: u32, seconds: f64) -> LoadSummary {
     summary
 }
 
-#[test]
+/// The account's last line, and what has to be in it.
 #[expect(clippy::cast_precision_loss, reason = "counts of some thousands")]
-fn under_load_every_span_is_found_and_no_parent_is_wrong() {
-    needs_probe!();
-    let scene = Scene::start().unwrap();
-    let probe = scene.trace(&[]).unwrap();
-    let summary = load(&scene, RATE, seconds());
-    let (account, ended) = scene.judge(probe, true).unwrap();
+fn check(account: &Account, summary: &LoadSummary, rate: u32) {
     let total = account.total();
-    println!("{account}\n{}", ended.stderr);
-    let served: u64 = account
-        .shapes
-        .iter()
-        .filter(|((side, _), _)| *side == Side::Entry)
-        .map(|(_, count)| count.made)
-        .sum();
+    let made = |wanted: Side| -> u64 {
+        let of = account.shapes.iter().filter(|((side, _), _)| *side == wanted);
+        of.map(|(_, count)| count.made).sum()
+    };
     println!(
-        "served {:.0} requests/s in {:.0} s: spans {}/{}, parents right {} orphan {} wrong {}, references right {} \
-         orphan {} wrong {}, times off p50 {:.3} ms p99 {:.3} ms",
-        served as f64 / summary.seconds,
+        "served {:.0} requests/s and made {:.0} calls/s in {:.0} s: spans {}/{}, parents right {} orphan {} wrong {}, \
+         references right {} orphan {} wrong {}, times off p50 {:.3} ms p99 {:.3} ms",
+        made(Side::Entry) as f64 / summary.seconds,
+        made(Side::Exit) as f64 / summary.seconds,
         summary.seconds,
         total.found,
         total.made,
@@ -71,7 +65,7 @@ fn under_load_every_span_is_found_and_no_parent_is_wrong() {
         total.time_error_ms(0.99),
     );
     assert!(
-        summary.per_second > 0.95 * f64::from(RATE),
+        summary.per_second > 0.95 * f64::from(rate),
         "the machine is too slow for the rate: {summary:?}"
     );
     assert_eq!((total.found, account.invented), (total.made, 0));
@@ -82,6 +76,47 @@ fn under_load_every_span_is_found_and_no_parent_is_wrong() {
     assert!(total.parents.orphan as f64 <= ORPHANS_MAX * total.parents.required() as f64);
     assert!(total.references.orphan as f64 <= ORPHANS_MAX * total.references.required() as f64);
     assert!(total.time_error_ms(0.99) <= TIME_ERROR_P99_MAX_MS);
+}
+
+#[test]
+fn under_load_every_span_is_found_and_no_parent_is_wrong() {
+    needs_probe!();
+    let scene = Scene::start().unwrap();
+    let probe = scene.trace(&[]).unwrap();
+    let summary = load(&scene, RATE, seconds());
+    let (account, ended) = scene.judge(probe, true).unwrap();
+    println!("{account}\n{}", ended.stderr);
+    check(&account, &summary, RATE);
+}
+
+/// Requests a second that come by HTTP; each makes some calls by gRPC, which make others.
+const ROW_RATE: u32 = 900;
+/// Calls a second that this has to come to.
+const ROW_CALLS: f64 = 2000.0;
+
+#[test]
+#[expect(clippy::cast_precision_loss, reason = "counts of some thousands")]
+fn under_load_every_call_by_grpc_is_found_and_no_parent_is_wrong() {
+    needs_rpc!();
+    let row = Row::start().unwrap();
+    let probe = row.trace(&[]).unwrap();
+    let seconds = if skip::full() { 30.0 } else { 5.0 };
+    let summary = Load::start(&truth_program().unwrap(), &row.front, ROW_RATE, seconds, rpc::MIX)
+        .unwrap()
+        .finish()
+        .unwrap();
+    println!("{summary:?}");
+    assert_eq!(summary.failed, 0, "{}", summary.first_error);
+    let (account, ended) = row.judge(probe, rpc::PROPAGATED).unwrap();
+    println!("{account}\n{}", ended.stderr);
+    check(&account, &summary, ROW_RATE);
+    let calls: u64 = account
+        .shapes
+        .iter()
+        .filter(|((side, _), _)| *side == Side::Exit)
+        .map(|(_, count): (_, &Count)| count.made)
+        .sum();
+    assert!(calls as f64 > ROW_CALLS * summary.seconds, "{calls} calls");
 }
 
 #[test]

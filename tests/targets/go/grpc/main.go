@@ -1,88 +1,34 @@
+// rpc is a program that serves HTTP and gRPC at once, calls the next of its kind, and writes down what it did.
+//
+//	rpc serve -name front -log FILE [-next ADDRESSES]   a service: one route and one method for each way of calling
+//	rpc swarm -target HOST:PORT -seconds N              a client that opens a connection for each of its calls
+//
+// Requests come as GET /SHAPE/ID, or as calls of the method /truth.KIND.SHAPE/ID, where KIND says which side streams:
+// see shapes.go for what they do, and truth.go for the log. A service prints one line on its standard output, a JSON
+// object with its addresses, and ends on SIGTERM.
 package main
 
 import (
-	"context"
-	"errors"
-	"flag"
 	"fmt"
-	"io"
-	"log"
-	"net"
-	"net/http"
-	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	pb "google.golang.org/grpc/examples/features/proto/echo"
-	"google.golang.org/grpc/status"
+	"os"
 )
 
-type server struct{ pb.UnimplementedEchoServer }
-
-func (server) UnaryEcho(ctx context.Context, r *pb.EchoRequest) (*pb.EchoResponse, error) {
-	if r.Message == "fail" {
-		return nil, status.Error(codes.NotFound, "no such echo")
-	}
-	if r.Message == "slow" {
-		time.Sleep(300 * time.Millisecond)
-	}
-	return &pb.EchoResponse{Message: r.Message}, nil
-}
-
-func (server) BidirectionalStreamingEcho(s pb.Echo_BidirectionalStreamingEchoServer) error {
-	for {
-		r, err := s.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := s.Send(&pb.EchoResponse{Message: r.Message}); err != nil {
-			return err
-		}
-	}
-}
-
 func main() {
-	serve := flag.String("serve", "", "")
-	call := flag.String("call", "", "")
-	web := flag.String("web", "", "")
-	flag.Parse()
-	if *serve != "" {
-		l, err := net.Listen("tcp", *serve)
-		if err != nil {
-			log.Fatal(err)
-		}
-		s := grpc.NewServer()
-		pb.RegisterEchoServer(s, server{})
-		log.Fatal(s.Serve(l))
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: rpc serve|swarm [flags]")
+		os.Exit(2)
 	}
-	cc, err := grpc.Dial(*call, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	var err error
+	switch os.Args[1] {
+	case "serve":
+		err = serve(os.Args[2:])
+	case "swarm":
+		err = swarm(os.Args[2:])
+	default:
+		err = fmt.Errorf("unknown command %q", os.Args[1])
+	}
 	if err != nil {
-		log.Fatal(err)
+		fmt.Fprintf(os.Stderr, "rpc: %v\n", err)
+		os.Exit(1)
 	}
-	c := pb.NewEchoClient(cc)
-	http.HandleFunc("/unary", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), 100*time.Millisecond)
-		defer cancel()
-		a, err := c.UnaryEcho(ctx, &pb.EchoRequest{Message: r.URL.Query().Get("m")})
-		fmt.Fprintln(w, a, err)
-	})
-	http.HandleFunc("/bidi", func(w http.ResponseWriter, r *http.Request) {
-		s, err := c.BidirectionalStreamingEcho(r.Context())
-		if err != nil {
-			fmt.Fprintln(w, err)
-			return
-		}
-		for i := 0; i < 3; i++ {
-			s.Send(&pb.EchoRequest{Message: "x"})
-			s.Recv()
-		}
-		s.CloseSend()
-		_, err = s.Recv()
-		fmt.Fprintln(w, err)
-	})
-	log.Fatal(http.ListenAndServe(*web, nil))
 }
