@@ -277,11 +277,22 @@ fn a_call_that_is_never_tried_has_no_span() {
 }
 
 #[test]
+fn calls_that_nobody_answers() {
+    needs_rpc!();
+    // Without an end, the one would be taken for the next at its address.
+    let account = check_shapes(&["nobody", "sync", "nowhere", "twice"]);
+    for shape in ["nobody", "nowhere"] {
+        assert_eq!(account.shapes[&(Side::Exit, shape.into())].found, 10);
+    }
+}
+
+#[test]
 fn calls_that_are_tried_again_are_one_call() {
     needs_rpc!();
-    let account = check_shapes(&["retry"]);
+    let account = check_shapes(&["retry", "tired"]);
     let made = |side, shape: &str| account.shapes[&(side, shape.into())].made;
     assert_eq!((made(Side::Exit, "retry"), made(Side::Entry, "flaky")), (5, 10));
+    assert_eq!((made(Side::Exit, "tired"), made(Side::Entry, "down")), (5, 15));
 }
 
 // === What breaks ===

@@ -16,6 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         SiteKind::StackCheck,
         SiteKind::Success { callee: "" },
         SiteKind::Returns { but_success_of: "" },
+        SiteKind::EachReturn,
     ];
     for architecture in [Architecture::Amd64, Architecture::Arm64] {
         for kind in kinds {

@@ -34,6 +34,8 @@ pub enum SiteKind {
     Success { callee: &'static str },
     /// At each return, but for those that only [`Success`](Self::Success) leads to.
     Returns { but_success_of: &'static str },
+    /// At each return.
+    EachReturn,
 }
 
 // === impl SiteKind ===
@@ -42,7 +44,7 @@ impl SiteKind {
     /// The other function that has to be known.
     pub fn callee(self) -> Option<&'static str> {
         match self {
-            Self::StackCheck => None,
+            Self::StackCheck | Self::EachReturn => None,
             Self::Success { callee }
             | Self::Returns {
                 but_success_of: callee,
@@ -107,10 +109,11 @@ pub fn find(
                 .filter(|spot| !spared.contains(&spot.at))
                 .collect())
         }
+        (Architecture::Amd64, SiteKind::EachReturn) => amd64_returns(body),
         (Architecture::Arm64, SiteKind::StackCheck) => arm64_entry(body).map(|spot| vec![spot]),
         // Returns are simulated there: nothing to spare.
         (Architecture::Arm64, SiteKind::Success { .. }) => Ok(Vec::new()),
-        (Architecture::Arm64, SiteKind::Returns { .. }) => arm64_returns(body),
+        (Architecture::Arm64, SiteKind::Returns { .. } | SiteKind::EachReturn) => arm64_returns(body),
     }
 }
 

@@ -36,12 +36,9 @@ pub(super) fn exit(
     // A stream that was read to its end is finished with `io.EOF`.
     let error = error.filter(|error| !(is_rpc && rpc::is_end(error)));
     let (mut tags, failed) = if is_rpc {
-        // What was read as a code is one only if the error is of gRPC's own type.
-        let code = match &error {
-            None => Some(0),
-            Some(error) if error.kind == rpc::STATUS_ERROR => rpc::code(fixed.flags, fixed.status),
-            Some(_) => None,
-        };
+        let code = error
+            .as_ref()
+            .map_or(Some(0), |error| rpc::code_of(call, &error.kind, names));
         (rpc::tags(call.path, fixed.flags, code, true), false)
     } else {
         (http_tags(call), fixed.status >= 400)

@@ -38,6 +38,16 @@ pub(super) fn describe(snapshot: &ErrorSnapshot, tgid: u32, names: &dyn TypeName
     }
 }
 
+/// The type of the error that `values[1]` of the snapshot holds, if there is one.
+pub(super) fn wrapped_kind(snapshot: &ErrorSnapshot, tgid: u32, names: &dyn TypeNames) -> Option<String> {
+    let reader = Reader {
+        snapshot,
+        tgid,
+        names,
+    };
+    reader.type_name(Place::InFirstWords)
+}
+
 struct Reader<'a> {
     snapshot: &'a ErrorSnapshot,
     tgid: u32,

@@ -7,7 +7,13 @@ use probe_common::event::{
     go::grpc::{CALL_CLIENT_STREAMS, CALL_SERVER_STREAMS, STATUS_READ},
 };
 
-use super::{context::lossy, go_error::GoError, span::Tag};
+use super::{
+    TypeNames,
+    context::lossy,
+    go_error::{self, GoError},
+    span::Tag,
+};
+use crate::event::Call;
 
 /// Whether a record is of gRPC.
 pub(super) const fn is_rpc(kind: EventKind) -> bool {
@@ -20,8 +26,9 @@ pub(super) const fn is_rpc(kind: EventKind) -> bool {
     }
 }
 
-/// The type of the errors that a call ends with.
-pub(super) const STATUS_ERROR: &str = "*status.Error";
+/// The type of the errors that a call ends with, and that of an error around one.
+const STATUS_ERROR: &str = "*status.Error";
+const WRAP_ERROR: &str = "*fmt.wrapError";
 
 /// Whether this is `io.EOF`.
 pub(super) fn is_end(error: &GoError) -> bool {
@@ -52,6 +59,24 @@ const CODES: [&str; 17] = [
 /// The code that was read, if one was.
 pub(super) fn code(flags: u32, status: u16) -> Option<u16> {
     (flags & STATUS_READ != 0).then_some(status)
+}
+
+/// The code of a call that ended with an error of this type. What was read as a code is one only if the error, or the
+/// one that it wraps, is of gRPC's own type.
+pub(super) fn code_of(call: &Call<'_>, kind: &str, names: &dyn TypeNames) -> Option<u16> {
+    let fixed = &call.fixed;
+    match kind {
+        STATUS_ERROR => code(fixed.flags, fixed.status),
+        WRAP_ERROR => {
+            let snapshot = call.error.as_deref()?;
+            let wrapped = go_error::wrapped_kind(snapshot, fixed.header.tgid, names)?;
+            let [_, inner, ..] = &snapshot.values;
+            (wrapped == STATUS_ERROR)
+                .then(|| u16::try_from(inner.word).ok())
+                .flatten()
+        }
+        _ => None,
+    }
 }
 
 fn code_name(code: u16) -> Cow<'static, str> {

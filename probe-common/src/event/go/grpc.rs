@@ -5,7 +5,8 @@
 //! - `status` is the status code of gRPC: 0 is OK.
 //! - `peer` is the target as the program dialled it.
 //! - Of a failed call's [`ErrorSnapshot`](super::net_http::ErrorSnapshot) `values[0]` is the error; if its type is
-//!   `*status.Error`, `status` is its code, and `text` its message.
+//!   `*status.Error`, `status` is its code, and `text` its message. `values[1]` is what a `*fmt.wrapError` wraps; if
+//!   that is a `*status.Error`, `word` is its code, and `text` its message.
 
 /// The client may send any number of messages. In `flags` of a call.
 pub const CALL_CLIENT_STREAMS: u32 = 1 << 16;

@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     macros::{map, uprobe},
-    maps::HashMap,
+    maps::{HashMap, LruHashMap},
     programs::ProbeContext,
 };
 use probe_common::{
@@ -16,7 +16,7 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    key::PointerKey,
+    key::{GoroutineKey, PointerKey},
     limits::{HOST_MAX, OPEN_REQUESTS_MAX, PATH_MAX},
     loss::LossReason,
     propagation::Outcome,
@@ -142,18 +142,98 @@ pub(crate) fn go_grpc_finish(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let key = key(registers.word::<1>(), tgid);
+    let error = GoInterface {
+        kind: registers.word::<2>(),
+        data: registers.word::<3>(),
+    };
+    end(registers, key, error, target);
+    0
+}
+
+/// GoroutineKey → the `clientStream` whose attempt has failed and that may be tried again. Deleted when that is
+/// decided; what a dying process leaves ages out.
+#[map]
+static GRPC_RETRIES: LruHashMap<GoroutineKey, u64> = LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+
+/// An attempt of a call has failed, and it is about to be decided whether there is another.
+///
+/// `func (cs *clientStream) retryLocked(...) error`: word 1 the call.
+#[uprobe]
+pub(crate) fn go_grpc_retry(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.will_restart() {
+        return 0;
+    }
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    let stream = registers.word::<1>();
+    // SAFETY: nothing of it is read.
+    if unsafe { GRPC_CALLS.get(&key(stream, tgid)) }.is_none() {
+        return 0;
+    }
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        emit::count(LossReason::ReadFault);
+        return 0;
+    };
+    let _ages_out = GRPC_RETRIES.insert(&goroutine, &stream, 0);
+    0
+}
+
+/// It is decided: with an error there is no other attempt.
+///
+/// Result: word 1 and 2 the error. A call that gets no further than its first attempt, since nobody listens or the name
+/// has no address, is given up here without a `finish` (grpc-go 1.38 and later). For all others `finish` follows at
+/// once, but for a message that could not be sent: `io.EOF` tells the program to receive, which then says why.
+#[uprobe]
+pub(crate) fn go_grpc_retry_return(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        emit::count(LossReason::ReadFault);
+        return 0;
+    };
+    // SAFETY: only the goroutine itself touches its entry.
+    let Some(stream) = (unsafe { GRPC_RETRIES.get(&goroutine) }).copied() else {
+        return 0;
+    };
+    let _ours_alone = GRPC_RETRIES.remove(&goroutine);
+    let error = GoInterface {
+        kind: registers.word::<1>(),
+        data: registers.word::<2>(),
+    };
+    if error.kind != 0 && !is_eof(error.data) {
+        end(registers, key(stream, tgid), error, target);
+    }
+    0
+}
+
+/// Whether the error is `io.EOF`, as far as its text tells.
+#[inline(always)]
+fn is_eof(error: u64) -> bool {
+    let Some(text) = memory::read::<GoString>(error) else {
+        return false;
+    };
+    text.len == 3 && memory::read::<[u8; 3]>(text.address) == Some(*b"EOF")
+}
+
+#[inline(always)]
+fn end(registers: Registers, key: PointerKey, error: GoInterface, target: &TargetInfo) {
     // Absent: it began before the probe, was counted as lost at its start, or is over.
     let Some(state) = GRPC_CALLS.get_ptr_mut(&key) else {
-        return 0;
+        return;
     };
     match scratch::take() {
         Some(scratch) => {
-            // SAFETY: `finish` is entered with the call's lock not held, but by one goroutine first: the copy is
-            // whole, and the removal below decides.
+            // SAFETY: nothing writes to a call between its beginning and its end: the copy is whole, and the removal
+            // below decides who has ended it.
             scratch.call = unsafe { *state };
-            // Whoever removes it has ended it.
             if GRPC_CALLS.remove(&key).is_ok() {
-                let _counted = send(registers, tgid, target, scratch);
+                let _counted = send(registers, key.tgid, error, target, scratch);
             }
             scratch::give_back(scratch);
         }
@@ -162,33 +242,42 @@ pub(crate) fn go_grpc_finish(ctx: ProbeContext) -> u32 {
             emit::count(LossReason::ScratchBusy);
         }
     }
-    0
 }
 
+/// Where `fmt.wrapError` keeps the error it wraps: behind its text.
+const WRAP_ERROR_ERR: u64 = 16;
+
 #[inline(always)]
-fn send(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+fn send(
+    registers: Registers,
+    tgid: u32,
+    error: GoInterface,
+    target: &TargetInfo,
+    scratch: &mut Scratch,
+) -> Option<()> {
     let offsets = &target.offsets;
     let Some(goroutine) = go::goroutine(tgid, registers.g(), offsets) else {
         return emit::lose(LossReason::ReadFault);
     };
     let mut event = scratch.call.event(&goroutine, scratch.call.outcome);
-    let error = GoInterface {
-        kind: registers.word::<2>(),
-        data: registers.word::<3>(),
-    };
     if error.kind == 0 {
         event.flags |= STATUS_READ;
     } else {
         event.flags |= CALL_FAILED;
         let values = &mut snapshot(scratch).values;
-        let [value, ..] = values;
+        let [value, wrapped, third, fourth] = values;
         snapshot_value(error, value);
         if let Some(code) = read_status(error.data, offsets, value) {
             event.status = code;
             event.flags |= STATUS_READ;
         }
-        let [_, second, third, fourth] = values;
-        second.type_address = 0;
+        let inner = memory::read(error.data.wrapping_add(WRAP_ERROR_ERR));
+        let inner = inner.unwrap_or(GoInterface { kind: 0, data: 0 });
+        snapshot_value(inner, wrapped);
+        match read_status(inner.data, offsets, wrapped) {
+            Some(code) => wrapped.word = u64::from(code),
+            None => wrapped.type_address = 0,
+        }
         third.type_address = 0;
         fourth.type_address = 0;
     }

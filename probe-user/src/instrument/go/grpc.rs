@@ -91,6 +91,27 @@ pub const GRPC: Instrumentation = Instrumentation {
             wants: &[],
         },
         Hook {
+            program: "go_grpc_retry",
+            symbols: &["google.golang.org/grpc.(*clientStream).retryLocked"],
+            site: SiteKind::StackCheck,
+            versions: ALL,
+            part: Part::GrpcClient,
+            // A call whose end is not seen would be taken for the next one at its address.
+            on_missing: OnMissing::Refuse,
+            needs: &[],
+            wants: &[],
+        },
+        Hook {
+            program: "go_grpc_retry_return",
+            symbols: &["google.golang.org/grpc.(*clientStream).retryLocked"],
+            site: SiteKind::EachReturn,
+            versions: ALL,
+            part: Part::GrpcClient,
+            on_missing: OnMissing::Refuse,
+            needs: &[],
+            wants: &[],
+        },
+        Hook {
             program: "go_grpc_finish",
             symbols: &["google.golang.org/grpc.(*clientStream).finish"],
             site: SiteKind::StackCheck,
