@@ -213,7 +213,15 @@ fn calls_that_nothing_ties_to_a_request_get_no_wrong_parent() {
 #[test]
 fn every_way_to_dial() {
     needs_rpc!();
-    check_shapes(&["unix", "dns", "passthrough", "brief", "patient", "baggage"]);
+    check_shapes(&[
+        "unix",
+        "dns",
+        "passthrough",
+        "brief",
+        "handler",
+        "patient",
+        "baggage",
+    ]);
 }
 
 #[test]

@@ -35,6 +35,20 @@ const OPERATE_HEADERS: Hook = Hook {
     wants: &[],
 };
 
+const WRITE_STATUS: Hook = Hook {
+    program: "go_grpc_write_status",
+    symbols: &[
+        "google.golang.org/grpc/internal/transport.(*http2Server).writeStatus",
+        "google.golang.org/grpc/internal/transport.(*http2Server).WriteStatus",
+    ],
+    site: SiteKind::StackCheck,
+    versions: ALL,
+    part: Part::GrpcServer,
+    on_missing: OnMissing::Refuse,
+    needs: &[GoField::GrpcStatusS, GoField::GrpcStatusCode],
+    wants: &[],
+};
+
 pub const GRPC: Instrumentation = Instrumentation {
     library: "google.golang.org/grpc",
     hooks: &[
@@ -58,18 +72,14 @@ pub const GRPC: Instrumentation = Instrumentation {
             ],
             wants: &[GoField::GrpcServerStreamSt],
         },
+        WRITE_STATUS,
         Hook {
-            program: "go_grpc_write_status",
             symbols: &[
-                "google.golang.org/grpc/internal/transport.(*http2Server).writeStatus",
-                "google.golang.org/grpc/internal/transport.(*http2Server).WriteStatus",
+                "google.golang.org/grpc/internal/transport.(*serverHandlerTransport).writeStatus",
+                "google.golang.org/grpc/internal/transport.(*serverHandlerTransport).WriteStatus",
             ],
-            site: SiteKind::StackCheck,
-            versions: ALL,
-            part: Part::GrpcServer,
-            on_missing: OnMissing::Refuse,
-            needs: &[GoField::GrpcStatusS, GoField::GrpcStatusCode],
-            wants: &[],
+            on_missing: OnMissing::Unused("calls that come by an http.Handler have no span"),
+            ..WRITE_STATUS
         },
         Hook {
             program: "go_grpc_new_attempt",

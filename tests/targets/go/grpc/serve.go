@@ -36,6 +36,7 @@ type addresses struct {
 	RPC   string `json:"rpc"`   // host:port, gRPC
 	Unix  string `json:"unix"`  // socket's path, gRPC
 	Brief string `json:"brief"` // host:port, gRPC: asks clients to leave after a moment, and serves by few goroutines
+	Web   string `json:"web"`   // host:port, gRPC: served by net/http, with the gRPC server as its handler
 }
 
 // node is one service.
@@ -49,7 +50,7 @@ type node struct {
 	flaky   sync.Map // id → struct{}: calls that have failed once
 
 	// To the next service, one for each way of dialling.
-	plain, retrying, brief, unix, dns, passthrough, closed, noHost, never line
+	plain, retrying, brief, handler, unix, dns, passthrough, closed, noHost, never line
 
 	left sync.WaitGroup // methods that run, and goroutines that requests have left behind
 
@@ -327,6 +328,7 @@ func (n *node) dialAll() error {
 		{&n.plain, n.next.RPC, nil},
 		{&n.retrying, n.next.RPC, []grpc.DialOption{grpc.WithDefaultServiceConfig(retries)}},
 		{&n.brief, n.next.Brief, nil},
+		{&n.handler, n.next.Web, nil},
 		{&n.unix, "unix://" + n.next.Unix, nil},
 		{&n.dns, "dns:///localhost:" + port, nil},
 		{&n.passthrough, "passthrough:///" + n.next.RPC, nil},
@@ -339,6 +341,7 @@ func (n *node) dialAll() error {
 		}
 	}
 	n.unix.bare = true
+	n.handler.bare = true
 	return nil
 }
 
@@ -398,9 +401,13 @@ func (n *node) listen(folder string) error {
 	if err != nil {
 		return err
 	}
+	handler, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
 	n.own = addresses{
 		Main: "http://" + web.Addr().String(), RPC: plain.Addr().String(), Brief: brief.Addr().String(),
-		Unix: filepath.Join(folder, "rpc.sock"),
+		Web: handler.Addr().String(), Unix: filepath.Join(folder, "rpc.sock"),
 	}
 	local, err := net.Listen("unix", n.own.Unix)
 	if err != nil {
@@ -415,6 +422,9 @@ func (n *node) listen(folder string) error {
 			MaxConnectionAge: 100 * time.Millisecond, MaxConnectionAgeGrace: 5 * time.Second,
 		}),
 	).Serve(brief)
+	var unencrypted http.Protocols
+	unencrypted.SetUnencryptedHTTP2(true)
+	go (&http.Server{Handler: n.newServer(), Protocols: &unencrypted}).Serve(handler)
 	go (&http.Server{Handler: n.mux(), ErrorLog: log.New(io.Discard, "", 0)}).Serve(web)
 	return nil
 }

@@ -23,9 +23,10 @@ const (
 	manyWidth = 50
 )
 
-// slowFor is how long the slow shape takes, patience how long those wait who do not wait for it.
+// slowFor and stuckFor are how long these shapes take, patience how long those wait who do not wait for the second.
 const (
 	slowFor  = 60 * time.Millisecond
+	stuckFor = 10 * time.Second
 	patience = 15 * time.Millisecond
 )
 
@@ -35,6 +36,7 @@ func (n *node) shapes() map[string]shape {
 		// Answers without calling anybody.
 		"leaf":  func(context.Context, uint64) error { return nil },
 		"slow":  func(ctx context.Context, _ uint64) error { return sleep(ctx, slowFor) },
+		"stuck": func(ctx context.Context, _ uint64) error { return sleep(ctx, stuckFor) },
 		"fail":  func(_ context.Context, id uint64) error { return failure(id) },
 		"flaky": n.flakily,
 		"down":  func(context.Context, uint64) error { return status.Error(codes.Unavailable, "down for good") },
@@ -58,6 +60,7 @@ func (n *node) shapes() map[string]shape {
 		"dns":         n.over(&n.dns),
 		"passthrough": n.over(&n.passthrough),
 		"brief":       n.over(&n.brief),
+		"handler":     n.over(&n.handler),
 		"patient":     n.patient,
 		"baggage":     n.baggage,
 
@@ -172,8 +175,11 @@ func (n *node) relays(ctx context.Context, _ uint64) error {
 func (n *node) over(to *line) shape {
 	return func(ctx context.Context, id uint64) error {
 		name := "over " + scheme(to.Target())
-		if to == &n.brief {
+		switch to {
+		case &n.brief:
 			name = "brief"
+		case &n.handler:
+			name = "handler"
 		}
 		if err := n.caller.call(ctx, *to, intent{id, name, mustFind}, unary, "leaf"); err != nil {
 			return err
@@ -301,7 +307,7 @@ func (n *node) late(ctx context.Context, id uint64) error {
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
-			return must(n.caller.call(ctx, n.plain, intent{id, "late", mustFind}, k, "slow"))
+			return must(n.caller.call(ctx, n.plain, intent{id, "late", mustFind}, k, "stuck"))
 		}()
 		if err != nil {
 			return err
@@ -315,7 +321,7 @@ func (n *node) abort(ctx context.Context, id uint64) error {
 	for _, k := range []kind{unary, download} {
 		ctx, cancel := context.WithCancel(ctx)
 		time.AfterFunc(patience, cancel)
-		if err := must(n.caller.call(ctx, n.plain, intent{id, "abort", mustFind}, k, "slow")); err != nil {
+		if err := must(n.caller.call(ctx, n.plain, intent{id, "abort", mustFind}, k, "stuck")); err != nil {
 			return err
 		}
 	}
