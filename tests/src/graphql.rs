@@ -66,6 +66,11 @@ pub struct Call {
     pub source: String,
     pub target: String,
     pub detect_points: BTreeSet<String>,
+    /// What each side speaks. Only of the whole map.
+    #[serde(default)]
+    pub source_components: BTreeSet<String>,
+    #[serde(default)]
+    pub target_components: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -77,14 +82,28 @@ pub struct Topology {
 impl Topology {
     /// The sides from which the call of `source` to `target`, both names, was seen: `CLIENT`, `SERVER`.
     pub fn sides(&self, source: &str, target: &str) -> BTreeSet<String> {
-        let is = |id: &str, name: &str| self.nodes.iter().any(|node| node.id == id && node.name == name);
-        let calls = self
-            .calls
-            .iter()
-            .filter(|call| is(&call.source, source) && is(&call.target, target));
-        calls
+        self.between(source, target)
             .flat_map(|call| call.detect_points.iter().cloned())
             .collect()
+    }
+
+    /// What either side speaks in the call of `source` to `target`, both names.
+    pub fn components(&self, source: &str, target: &str) -> [BTreeSet<String>; 2] {
+        let all = |of: fn(&Call) -> &BTreeSet<String>| {
+            let calls = self.between(source, target);
+            calls.flat_map(|call| of(call).iter().cloned()).collect()
+        };
+        [
+            all(|call| &call.source_components),
+            all(|call| &call.target_components),
+        ]
+    }
+
+    fn between<'t>(&'t self, source: &'t str, target: &'t str) -> impl Iterator<Item = &'t Call> {
+        let is = |id: &str, name: &str| self.nodes.iter().any(|node| node.id == id && node.name == name);
+        self.calls
+            .iter()
+            .filter(move |call| is(&call.source, source) && is(&call.target, target))
     }
 
     /// All lines, by name, for messages and for tests that want no others.
@@ -177,7 +196,8 @@ impl GraphQl {
     /// The whole map.
     pub fn topology(&self) -> Result<Topology> {
         let query = "query($d:Duration!){found:getGlobalTopology(duration:$d)\
-                     {nodes{id name type isReal} calls{source target detectPoints}}}";
+                     {nodes{id name type isReal} \
+                     calls{source target detectPoints sourceComponents targetComponents}}}";
         self.ask(query, json!({"d": self.lately()?}))
     }
 
@@ -339,7 +359,7 @@ mod tests {
                 {"id": "2", "name": "stock", "type": "GoHttpServer", "isReal": true},
             ],
             "calls": [
-                {"source": "1", "target": "2", "detectPoints": ["CLIENT"]},
+                {"source": "1", "target": "2", "detectPoints": ["CLIENT"], "sourceComponents": ["GRPC"]},
                 {"source": "1", "target": "2", "detectPoints": ["SERVER"]},
             ],
         }))
@@ -349,6 +369,10 @@ mod tests {
             BTreeSet::from(["CLIENT".into(), "SERVER".into()])
         );
         assert!(topology.sides("stock", "shop").is_empty());
+        assert_eq!(
+            topology.components("shop", "stock"),
+            [BTreeSet::from(["GRPC".into()]), BTreeSet::new()]
+        );
         assert_eq!(
             topology.lines(),
             BTreeSet::from([("shop".into(), "stock".into())])

@@ -22,8 +22,9 @@ use proto::v3::{
 use tests::{
     client,
     graphql::{GraphQl, Span},
-    needs_probe,
+    needs_probe, needs_rpc,
     probe::{Probe, binary},
+    rpc::{self, Row},
     scrape::Scrape,
     skip,
     target::{Go, GoBuild, Target},
@@ -166,6 +167,105 @@ fn a_scrape_of_prometheus_is_drawn_and_joined() {
             exit.peer == scrape.exporter.to_string() && points_to(entry, exit),
             "{spans:?}"
         );
+        Ok(())
+    });
+    assert_eq!(oap.figure("trace_analysis_error_count", "").expect("figure"), 0.0);
+}
+
+#[test]
+fn a_row_of_grpc_services_is_drawn() {
+    needs_rpc!();
+    let oap = oap();
+    let graphql = GraphQl::new(oap.http);
+    let names = ["grpc-front", "grpc-middle", "grpc-back"];
+    let [front, middle, back] = names;
+    let row = Row::named(names).expect("the services start");
+    let _probe = attach(&oap, &row.pids()).expect("the probe attaches");
+    let mut id = 0;
+    let mut ask = || {
+        id += 1;
+        row.ask("relays", id)
+    };
+    ask().expect("an answer");
+    let methods = ["Unary", "Upload", "Download", "Chat"].map(|method| format!("demo.Echo.{method}"));
+
+    eventually("the services", || {
+        for service in [middle, back] {
+            let found = graphql.endpoints(&graphql.service_id(service)?)?;
+            let found: BTreeSet<&str> = found.iter().map(|endpoint| endpoint.name.as_str()).collect();
+            ensure!(
+                found == methods.iter().map(String::as_str).collect(),
+                "{service}: {found:?}"
+            );
+        }
+        Ok(())
+    });
+    eventually("the map", || {
+        // OAP learns from the first calls which service is behind an address.
+        ask()?;
+        let map = graphql.topology()?;
+        for (caller, callee) in [(front, middle), (middle, back)] {
+            if rpc::PROPAGATED {
+                ensure!(map.sides(caller, callee) == both_sides(), "{map:?}");
+                let grpc = BTreeSet::from(["GRPC".to_owned()]);
+                let [asks, answers] = map.components(caller, callee);
+                ensure!(
+                    asks.is_superset(&grpc) && answers == grpc,
+                    "{caller} to {callee}: {map:?}"
+                );
+            } else {
+                ensure!(
+                    map.lines()
+                        .iter()
+                        .any(|(from, to)| from == caller && to.starts_with("127.0.0.1:")),
+                    "{map:?}"
+                );
+            }
+        }
+        Ok(())
+    });
+    eventually("a trace", || {
+        let served = graphql.traces(&graphql.service_id(front)?, &[("http.status_code", "200")])?;
+        let trace_id = served
+            .iter()
+            .flat_map(|brief| &brief.trace_ids)
+            .next()
+            .context("no trace")?;
+        let spans = graphql.trace(trace_id)?;
+        let of = |service: &str, kind: &str| -> Vec<&Span> {
+            let wanted = |span: &&Span| span.service_code == service && span.r#type == kind;
+            spans.iter().filter(wanted).collect()
+        };
+        let calls = of(front, "Exit");
+        ensure!(calls.len() == methods.len(), "{spans:?}");
+        for (call, method) in calls.iter().zip(&methods) {
+            ensure!(
+                (&call.endpoint_name, call.component.as_str(), call.layer.as_str())
+                    == (method, "GRPC", "RPCFramework"),
+                "{call:?}"
+            );
+            ensure!(
+                call.peer == row.middle.addresses.rpc && !call.is_error,
+                "{call:?}"
+            );
+            ensure!(call.tag("rpc.status_code") == Some("OK"), "{call:?}");
+        }
+        if rpc::PROPAGATED {
+            ensure!(
+                spans.len() == 1 + 4 * methods.len(),
+                "{} spans: {spans:?}",
+                spans.len()
+            );
+            for (caller, callee) in [(front, middle), (middle, back)] {
+                let calls = of(caller, "Exit");
+                for served in of(callee, "Entry") {
+                    ensure!(served.component == "GRPC", "{served:?}");
+                    let call = calls.iter().find(|call| points_to(served, call));
+                    let call = call.with_context(|| format!("nobody sent {served:?}"))?;
+                    ensure!(call.endpoint_name == served.endpoint_name, "{call:?} {served:?}");
+                }
+            }
+        }
         Ok(())
     });
     assert_eq!(oap.figure("trace_analysis_error_count", "").expect("figure"), 0.0);
