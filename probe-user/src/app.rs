@@ -30,7 +30,7 @@ use tracing::info;
 
 use self::{
     reader::Reader,
-    targets::{Notice, Ready, Targets, TargetsError},
+    targets::{Attached, Notice, Ready, Targets, TargetsError},
 };
 use crate::{
     clock,
@@ -38,7 +38,7 @@ use crate::{
     discover::select::{SelectError, Selection},
     export::{self, skywalking::SettingsError},
     kernel::{Kernel, load::LoadError},
-    telemetry::{self, Telemetry},
+    telemetry::{self, Telemetry, counted},
     trace::Tracer,
 };
 
@@ -126,7 +126,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         }
     }
 
-    stages.stop(&telemetry)?;
+    let attached = stages.stop(&telemetry)?;
     // Ends by itself: the reader held the queue's only sender.
     if !exporter.is_finished() {
         let _ = exporter.await;
@@ -138,6 +138,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     }
     Ok(())
 }
+    attached.detach();
 
 /// The line that scripts wait for.
 fn announce(ready: &Ready, took_ns: u64) {
@@ -150,8 +151,16 @@ fn announce(ready: &Ready, took_ns: u64) {
     } = ready;
     let _nobody_reads = writeln!(
         io::stderr(),
-        "ready: {targets} processes traced, {refused} refused; {sites} hooks in {binaries} binaries; propagation \
-         {propagation}; after {} ms",
+    let processes = counted(*targets as u64, ["process", "processes"]);
+    let hooks = counted(*sites as u64, ["hook", "hooks"]);
+    let binaries = counted(*binaries as u64, ["binary", "binaries"]);
+    let waits = if *targets == 0 {
+        "; waiting for one that is meant"
+    } else {
+        ""
+    };
+        "ready: {processes} traced, {refused} refused{waits}; {hooks} in {binaries}; propagation {propagation}; after \
+         {} ms",
         took_ns / 1_000_000
     );
 }
@@ -160,22 +169,22 @@ fn announce(ready: &Ready, took_ns: u64) {
 struct Stages {
     notices: Sender<Notice>,
     stop_reading: Arc<AtomicBool>,
-    targets: JoinHandle<Kernel>,
+    targets: JoinHandle<Attached>,
     reader: JoinHandle<()>,
 }
 
 impl Stages {
-    /// In order: no more events, then what is under way is finished, then all is detached.
-    fn stop(self, telemetry: &Telemetry) -> Result<(), AppError> {
+    /// In order: no more events, then what is under way is finished. What is attached still is left to the caller.
+    fn stop(self, telemetry: &Telemetry) -> Result<Attached, AppError> {
         // A thread that is gone already has left its word in the join below.
         let _ = self.notices.send(Notice::Stop);
-        let kernel = self.targets.join().or(Err(AppError::Ended("targets")))?;
+        let attached = self.targets.join().or(Err(AppError::Ended("targets")))?;
         self.stop_reading.store(true, Ordering::Release);
         self.reader.join().or(Err(AppError::Ended("reader")))?;
-        for (reason, count) in kernel.losses() {
+        for (reason, count) in attached.losses() {
             telemetry.kernel_lost(reason, count);
         }
-        Ok(())
+        Ok(attached)
     }
 }
 

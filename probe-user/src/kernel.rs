@@ -114,14 +114,17 @@ impl Kernel {
             .or(Err(LoadError::Full { what: "TARGETS" }))
     }
 
-    /// From here on it is not; what its open requests left in the maps goes too.
-    pub fn remove_target(&mut self, tgid: u32) -> Result<(), LoadError> {
+    /// From here on it is not; what its open requests left in the maps goes too. How many requests and calls were
+    /// open, whose ends nobody sees now.
+    pub fn remove_target(&mut self, tgid: u32) -> Result<u64, LoadError> {
         // Gone already is as good.
         let _ = self.map::<u32, TargetInfo>("TARGETS")?.remove(&tgid);
-        self.sweep::<GoroutineKey, Opaque<REQUEST_STATE_BYTES>>("GO_REQUESTS", |key| key.tgid == tgid)?;
-        self.sweep::<GoroutineKey, Opaque<CALL_STATE_BYTES>>("GO_CALLS", |key| key.tgid == tgid)?;
-        self.sweep::<PointerKey, Opaque<CALL_STATE_BYTES>>("GRPC_CALLS", |key| key.tgid == tgid)?;
-        self.sweep::<PointerKey, u64>("GO_CONTEXTS", |key| key.tgid == tgid)
+        let open = self
+            .sweep::<GoroutineKey, Opaque<REQUEST_STATE_BYTES>>("GO_REQUESTS", |key| key.tgid == tgid)?
+            + self.sweep::<GoroutineKey, Opaque<CALL_STATE_BYTES>>("GO_CALLS", |key| key.tgid == tgid)?
+            + self.sweep::<PointerKey, Opaque<CALL_STATE_BYTES>>("GRPC_CALLS", |key| key.tgid == tgid)?;
+        self.sweep::<PointerKey, u64>("GO_CONTEXTS", |key| key.tgid == tgid)?;
+        Ok(open)
     }
 
     /// Enrols the client connections that the process has open.
@@ -158,18 +161,16 @@ impl Kernel {
         HashMap::try_from(map).or(Err(LoadError::Absent { what: name }))
     }
 
-    /// Deletes the entries whose key is `of` the one that goes.
+    /// Deletes the entries whose key is `of` the one that goes; how many there were.
     fn sweep<K: Pod, V: Pod>(
         &mut self,
         name: &'static str,
         of: impl Fn(&K) -> bool,
-    ) -> Result<(), LoadError> {
+    ) -> Result<u64, LoadError> {
         let mut map = self.map::<K, V>(name)?;
         let keys: Vec<K> = map.keys().filter_map(Result::ok).filter(of).collect();
-        for key in keys {
-            // The program may have deleted it in between.
-            let _ = map.remove(&key);
-        }
-        Ok(())
+        // A program that was under way may have deleted it in between: then its end was seen.
+        let swept = keys.iter().filter(|key| map.remove(key).is_ok());
+        Ok(swept.count() as u64)
     }
 }

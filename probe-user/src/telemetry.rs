@@ -16,6 +16,8 @@ use tracing::{info, warn};
 pub enum Loss {
     /// A record from the kernel was short, or of a kind nobody knows. What it told is unknown.
     RecordMalformed,
+    /// The request or call was open when its process ended or the probe stopped: its end was not seen.
+    OpenAtEnd,
     /// The queue before the exporter was full: it is slower than the traced programs. The newest is dropped.
     QueueFull,
     /// No OAP could be reached by the time the probe stopped.
@@ -36,8 +38,9 @@ pub enum Loss {
 
 impl Loss {
     /// All losses, in the order they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::RecordMalformed,
+        Self::OpenAtEnd,
         Self::QueueFull,
         Self::OapUnreachable,
         Self::OapRefused,
@@ -52,6 +55,7 @@ impl Loss {
     pub const fn name(self) -> &'static str {
         match self {
             Self::RecordMalformed => "record_malformed",
+            Self::OpenAtEnd => "open_at_end",
             Self::QueueFull => "queue_full",
             Self::OapUnreachable => "oap_unreachable",
             Self::OapRefused => "oap_refused",
@@ -66,7 +70,7 @@ impl Loss {
     /// Whether it strikes finished segments. Only then does it belong to the sum that closes.
     pub const fn after_production(self) -> bool {
         match self {
-            Self::RecordMalformed => false,
+            Self::RecordMalformed | Self::OpenAtEnd => false,
             Self::QueueFull
             | Self::OapUnreachable
             | Self::OapRefused
@@ -90,6 +94,17 @@ impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.segments += other.segments;
         self.spans += other.spans;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&counted(self.spans, SPANS))?;
+        // What never became a segment is not in any.
+        if self.segments > 0 {
+            write!(f, " in {}", counted(self.segments, ["segment", "segments"]))?;
+        }
+        Ok(())
     }
 }
 
@@ -251,16 +266,13 @@ impl fmt::Display for Account {
             kernel,
         } = self;
         let gone = self.lost_after_production();
-        write!(
-            f,
-            "{} spans in {} segments: {} spans in {} segments exported, {} spans in {} segments lost",
-            produced.spans, produced.segments, exported.spans, exported.segments, gone.spans, gone.segments
-        )?;
+        match (produced.segments, exported == produced) {
+            (0, _) => write!(f, "no spans")?,
+            (_, true) => write!(f, "{produced}, all exported")?,
+            (_, false) => write!(f, "{produced}: {exported} exported, {gone} lost")?,
+        }
         for (loss, tally) in lost.iter().filter(|(_, tally)| *tally != Tally::default()) {
-            write!(f, "\nlost in user space: {} {} spans", loss.name(), tally.spans)?;
-            if tally.segments > 0 {
-                write!(f, " in {} segments", tally.segments)?;
-            }
+            write!(f, "\nlost in user space: {} {tally}", loss.name())?;
         }
         for &TracerLoss {
             name,
@@ -268,15 +280,37 @@ impl fmt::Display for Account {
             count,
         } in tracer.iter().filter(|loss| loss.count > 0)
         {
-            let what = if loses_span { "spans" } else { "times" };
-            write!(f, "\nlost in the tracer: {name} {count} {what}")?;
+            let what = if loses_span { SPANS } else { ["time", "times"] };
+            write!(f, "\nlost in the tracer: {name} {}", counted(count, what))?;
         }
         for (reason, count) in kernel.iter().filter(|(_, count)| *count > 0) {
-            let what = if reason.loses_span() { "spans" } else { "links" };
-            write!(f, "\nlost in the kernel: {} {count} {what}", reason.name())?;
+            let what = if reason.loses_span() {
+                SPANS
+            } else {
+                ["link", "links"]
+            };
+            write!(
+                f,
+                "\nlost in the kernel: {} {}",
+                reason.name(),
+                counted(*count, what)
+            )?;
+        }
+        let any = lost.iter().any(|(_, tally)| *tally != Tally::default())
+            || tracer.iter().any(|loss| loss.count > 0)
+            || kernel.iter().any(|(_, count)| *count > 0);
+        if any {
+            write!(f, "\n(docs/hooks.md, \"Losses\", says what each reason means)")?;
         }
         Ok(())
     }
+}
+
+const SPANS: [&str; 2] = ["span", "spans"];
+
+/// A number of things, by their name for one and for many.
+pub fn counted(number: u64, [one, many]: [&str; 2]) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Logs each reason that struck: at once, then at most once a minute, with what came in between.
@@ -451,6 +485,13 @@ mod tests {
                 spans: 3,
             },
         );
+        telemetry.lost(
+            Loss::OpenAtEnd,
+            Tally {
+                segments: 0,
+                spans: 1,
+            },
+        );
         telemetry.tracer_lost("call_late", false, 1);
         telemetry.tracer_lost("call_late", false, 2);
         telemetry.tracer_lost("name_overflow", false, 0);
@@ -459,11 +500,29 @@ mod tests {
         telemetry.kernel_lost(LossReason::PropagationEncrypted, 1);
         assert_eq!(
             telemetry.account().to_string(),
-            "9 spans in 3 segments: 6 spans in 2 segments exported, 3 spans in 1 segments lost\n\
-             lost in user space: oap_refused 3 spans in 1 segments\n\
+            "9 spans in 3 segments: 6 spans in 2 segments exported, 3 spans in 1 segment lost\n\
+             lost in user space: open_at_end 1 span\n\
+             lost in user space: oap_refused 3 spans in 1 segment\n\
              lost in the tracer: call_late 2 times\n\
              lost in the kernel: ring_full 4 spans\n\
-             lost in the kernel: propagation_encrypted 1 links"
+             lost in the kernel: propagation_encrypted 1 link\n\
+             (docs/hooks.md, \"Losses\", says what each reason means)"
+        );
+    }
+
+    #[test]
+    fn without_losses_the_account_says_it_once() {
+        let telemetry = Telemetry::default();
+        assert_eq!(telemetry.account().to_string(), "no spans");
+        let all = Tally {
+            segments: 28,
+            spans: 46,
+        };
+        telemetry.produced(all);
+        telemetry.exported(all);
+        assert_eq!(
+            telemetry.account().to_string(),
+            "46 spans in 28 segments, all exported"
         );
     }
 

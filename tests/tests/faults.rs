@@ -16,7 +16,9 @@ use std::{
 
 use tempfile::TempDir;
 use tests::{
-    bpf, needs_probe,
+    bpf,
+    client::Connection,
+    needs_probe,
     probe::{self, Probe},
     scene::{Scene, truth_program},
     segment::Segment,
@@ -427,6 +429,54 @@ fn a_reader_that_has_gone() {
 }
 
 // === Ends ===
+
+#[test]
+fn what_is_open_at_the_end_is_counted() {
+    needs_probe!();
+    let lost = |ended: &probe::Ended, words: &str| assert!(ended.stderr.contains(words), "{}", ended.stderr);
+    let slow = |scene: &Scene, id: u64| {
+        let mut client = Connection::open(scene.front.host()).unwrap();
+        client
+            .send(format!("GET /slow/{id}?ms=60000 HTTP/1.1\r\nHost: front\r\n\r\n").as_bytes())
+            .unwrap();
+        client
+    };
+
+    // The probe stops; one of the open ones has called a process that does not answer.
+    let scene = Scene::start().unwrap();
+    let probe = scene.trace(&[]).unwrap();
+    scene.ask("leaf", 1).unwrap();
+    probe.segment_of("Entry", "/leaf/1").unwrap();
+    let _waits = slow(&scene, 2);
+    scene.back.target.signal(libc::SIGSTOP);
+    let mut calls = Connection::open(scene.front.host()).unwrap();
+    calls
+        .send(b"GET /sync/3 HTTP/1.1\r\nHost: front\r\n\r\n")
+        .unwrap();
+    thread::sleep(Duration::from_millis(300));
+    let ended = probe.stop().unwrap();
+    scene.back.target.signal(libc::SIGCONT);
+    lost(&ended, "lost in user space: open_at_end 3 spans");
+    let account = ended.stderr.find(" exported").unwrap();
+    assert!(
+        ended.stderr.find("detaching").unwrap() > account,
+        "{}",
+        ended.stderr
+    );
+
+    // The process dies.
+    let scene = Scene::start().unwrap();
+    let probe = scene.trace(&[]).unwrap();
+    scene.ask("leaf", 1).unwrap();
+    probe.segment_of("Entry", "/leaf/1").unwrap();
+    let _waits = slow(&scene, 2);
+    thread::sleep(Duration::from_millis(300));
+    scene.front.target.signal(libc::SIGKILL);
+    probe
+        .wait_for_words("Process let go", Duration::from_secs(10))
+        .unwrap();
+    lost(&probe.stop().unwrap(), "lost in user space: open_at_end 1 span\n");
+}
 
 #[test]
 fn a_target_that_exits_while_the_probe_attaches() {

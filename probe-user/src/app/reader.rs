@@ -71,11 +71,8 @@ impl Reader {
         let mut finished = Vec::new();
         loop {
             let last_round = self.stop.load(Ordering::Acquire);
-            if let Err(error) = self.ring.wait(if last_round {
-                Duration::ZERO
-            } else {
-                DRAIN_INTERVAL
-            }) {
+            // In the last round, too: a program that was under way when its process was let go may still send.
+            if let Err(error) = self.ring.wait(DRAIN_INTERVAL) {
                 error!(%error, "Ring buffer cannot be waited for");
                 return;
             }

@@ -16,6 +16,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use probe_common::{
     limits::NAME_BASE64_MAX,
+    loss::LossReason,
     target::{
         TARGET_KEEP_PATHS, TARGET_NEEDS_VERDICT, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo,
     },
@@ -39,7 +40,7 @@ use crate::{
         propagation::{SocketMethod, Sockets},
     },
     naming,
-    telemetry::Telemetry,
+    telemetry::{Loss, Tally, Telemetry},
     trace::{self, Tracer, segment::Identity},
 };
 
@@ -105,6 +106,28 @@ struct Target {
     binary: Arc<Binary>,
 }
 
+/// What is still attached when nothing is traced any more. Detaching takes its time, and the account need not wait.
+pub(super) struct Attached {
+    kernel: Kernel,
+    binaries: Vec<Arc<Binary>>,
+}
+
+impl Attached {
+    /// What the kernel side has lost; no more will be.
+    pub(super) fn losses(&self) -> Vec<(LossReason, u64)> {
+        self.kernel.losses()
+    }
+
+    pub(super) fn detach(self) {
+        // Mostly waiting, so all wait at once.
+        thread::scope(|scope| {
+            for binary in self.binaries {
+                scope.spawn(move || drop(binary));
+            }
+        });
+    }
+}
+
 /// What becomes of a process that is looked at.
 enum Look {
     Traced,
@@ -159,14 +182,14 @@ impl Targets {
         Arc::clone(&self.types)
     }
 
-    /// Attaches to what is there, says that it is ready, and follows what comes and goes. Gives the kernel back, so
-    /// that its last losses can be read.
+    /// Attaches to what is there, says that it is ready, and follows what comes and goes. Traces nothing any more
+    /// when it returns, and gives back what is to be detached.
     pub(super) fn run(
         mut self,
         notices: &Receiver<Notice>,
         ready: oneshot::Sender<Result<Ready, TargetsError>>,
         ended: oneshot::Sender<()>,
-    ) -> Kernel {
+    ) -> Attached {
         let started = self.start();
         let failed = started.is_err();
         let _ = ready.send(started);
@@ -176,13 +199,10 @@ impl Targets {
         let pids: Vec<u32> = self.targets.keys().copied().collect();
         let mut binaries: Vec<_> = pids.into_iter().filter_map(|pid| self.release(pid)).collect();
         binaries.extend(self.binaries.take_lingering());
-        // Detaching is mostly waiting, so all wait at once.
-        thread::scope(|scope| {
-            for binary in binaries {
-                scope.spawn(move || drop(binary));
-            }
-        });
-        self.kernel
+        Attached {
+            kernel: self.kernel,
+            binaries,
+        }
     }
 
     fn follow(&mut self, notices: &Receiver<Notice>, ended: oneshot::Sender<()>) {
@@ -480,9 +500,12 @@ impl Targets {
             identity,
             binary,
         } = self.targets.remove(&pid)?;
-        if let Err(error) = self.kernel.remove_target(pid) {
-            let error = crate::chain(&error);
-            warn!(pid, %error, "Process not removed from the kernel's table");
+        match self.kernel.remove_target(pid) {
+            Ok(spans) => self.telemetry.lost(Loss::OpenAtEnd, Tally { segments: 0, spans }),
+            Err(error) => {
+                let error = crate::chain(&error);
+                warn!(pid, %error, "Process not removed from the kernel's table");
+            }
         }
         self.forget(pid);
         if let Some(registry) = &self.registry {
