@@ -364,6 +364,15 @@ fn requests_that_end_otherwise_leave_a_span_and_nothing_else() {
         span.is_error
     };
     assert!(says("/panic/1", &["panic"]));
+    // The server gives the connection up in a panic; the client was there.
+    let panicked = probe.segment_of("Entry", "/panic/1").unwrap();
+    let panicked = find_span(&panicked, "Entry", "/panic/1").unwrap();
+    assert_eq!(panicked.tag("http.client_gone"), None, "{}", panicked.words());
+    assert!(
+        !panicked.words().contains("client was gone"),
+        "{}",
+        panicked.words()
+    );
     assert!(says("/goexit/2", &["panic", "goexit"]));
     assert!(!says("/hijack/3", &["hijack"]));
     says("/slow/4", &["client was gone"]);

@@ -479,7 +479,8 @@ fn send(
         event.status = status;
         event.response_bytes = written;
     }
-    if client_gone(state.context, offsets).is_some() {
+    // After a panic the server cancels the context itself, before it closes the connection.
+    if !matches!(end, RequestEnd::Panicked) && client_gone(state.context, offsets).is_some() {
         event.flags |= REQUEST_CLIENT_GONE;
     }
     event.pattern_len = read_pattern(state.request, offsets, scratch.pattern.as_mut_ptr());
