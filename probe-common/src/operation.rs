@@ -275,7 +275,8 @@ fn cut(out: &mut Operation) {
 }
 
 /// Which bytes of a pattern name a route: from its first slash (a method and a host may precede it) up to its
-/// end, without `{$}`. As `from << 16 | to`, or 0 where the pattern only names a prefix.
+/// end, without `{$}`. As `from << 16 | to`, or 0 where it names none: `/` and `/*` match whatever nobody else does,
+/// and would make one operation of a whole service.
 #[inline(never)]
 fn route(pattern: &[u8; PATTERN_MAX], len: u32) -> u32 {
     if len == 0 || len as usize > PATTERN_MAX {
@@ -286,10 +287,8 @@ fn route(pattern: &[u8; PATTERN_MAX], len: u32) -> u32 {
     // `end - 2` and `end - 3` may wrap around to bytes of no meaning; the slash sought below rules that out.
     let before_last = load(pattern, end.wrapping_sub(2));
     let third_last = load(pattern, end.wrapping_sub(3));
-    // `/static/` matches all below it, and so does what chi leaves as `/static/*`.
-    if last == b'/' || (last == b'*' && before_last == b'/') {
-        return 0;
-    }
+    // chi's form of a subtree; the mux's own is `/static/`.
+    let star = (last == b'*' && before_last == b'/') as u32;
     let mut to = len;
     if last == b'}' && before_last == b'$' && third_last == b'{' && len > 3 {
         to = len - 3;
@@ -304,7 +303,12 @@ fn route(pattern: &[u8; PATTERN_MAX], len: u32) -> u32 {
         seen |= array::entry(&AT_SLASH, load(pattern, at as usize) as usize);
         from += !seen & 1;
     }
-    if seen == 0 { 0 } else { from << 16 | to }
+    // Nothing behind the slash but perhaps the star: the catch-all. That of one path, `/{$}`, is its path as well.
+    if seen == 0 || to.wrapping_sub(from) <= 1 + star {
+        0
+    } else {
+        from << 16 | to
+    }
 }
 
 /// As [`ENCODED`], with a dot for a slash and one character for each byte.
@@ -462,11 +466,20 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_names_a_prefix_is_not() {
+    fn a_pattern_that_names_a_subtree_is_too() {
+        check("GET", "/static/", "/static/app.js", "GET:/static/");
+        check("GET", "GET example.com/tree/{x}/", "/tree/7/8", "GET:/tree/{x}/");
+        check("GET", "/static/*", "/static/app.js", "GET:/static/*");
+        check("GET", "/a", "/a", "GET:/a");
+        check("GET", "/a*", "/a*", "GET:/a*");
+    }
+
+    #[test]
+    fn a_pattern_that_matches_everything_is_not() {
         check("GET", "/", "/a/b", "GET:/a/b");
-        check("GET", "/static/", "/static/app.js", "GET:/static/app.js");
-        check("GET", "/static/", "/static/7", "GET:/static/{id}");
-        check("GET", "/api/*", "/api/users", "GET:/api/users");
+        check("GET", "GET /", "/a/7", "GET:/a/{id}");
+        check("GET", "example.com/", "/a/b", "GET:/a/b");
+        check("GET", "/*", "/api/users", "GET:/api/users");
         check("GET", "example.com", "/a", "GET:/a");
         check("GET", "{$}", "/a", "GET:/a");
     }
