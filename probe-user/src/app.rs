@@ -8,6 +8,7 @@
 //! ```
 
 mod exporter;
+mod others;
 mod reader;
 mod targets;
 
@@ -68,6 +69,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let begin_ns = clock::now_boot_ns();
     let config = Arc::new(config);
     let mut signals = Signals::new()?;
+    let _announced = others::announce();
     let selection = Selection::new(&config.select)?;
 
     let telemetry = Arc::new(Telemetry::default());
@@ -134,11 +136,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     watch.abort();
     let ready = started?;
     if ready.is_some() {
-        let _nobody_reads = writeln!(io::stderr(), "{}", telemetry.account());
+        let _nobody_reads = writeln!(io::stderr(), "{}\ndetaching ...", telemetry.account());
     }
+    attached.detach();
     Ok(())
 }
-    attached.detach();
 
 /// The line that scripts wait for.
 fn announce(ready: &Ready, took_ns: u64) {
@@ -149,8 +151,6 @@ fn announce(ready: &Ready, took_ns: u64) {
         refused,
         propagation,
     } = ready;
-    let _nobody_reads = writeln!(
-        io::stderr(),
     let processes = counted(*targets as u64, ["process", "processes"]);
     let hooks = counted(*sites as u64, ["hook", "hooks"]);
     let binaries = counted(*binaries as u64, ["binary", "binaries"]);
@@ -159,6 +159,8 @@ fn announce(ready: &Ready, took_ns: u64) {
     } else {
         ""
     };
+    let _nobody_reads = writeln!(
+        io::stderr(),
         "ready: {processes} traced, {refused} refused{waits}; {hooks} in {binaries}; propagation {propagation}; after \
          {} ms",
         took_ns / 1_000_000

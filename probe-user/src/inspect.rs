@@ -25,10 +25,23 @@ pub enum InspectError {
     NoProcess(u32),
     #[error("process {pid} cannot be looked at: {source}")]
     Process { pid: u32, source: io::Error },
+    #[error("not allowed to read {0}: run as root")]
+    Denied(PathBuf),
     #[error(transparent)]
-    Binary(#[from] BinaryError),
+    Binary(BinaryError),
     #[error("the report cannot be written: {0}")]
     Write(#[from] io::Error),
+}
+
+impl From<BinaryError> for InspectError {
+    fn from(error: BinaryError) -> Self {
+        if let BinaryError::Open { path, source } | BinaryError::Read { path, source } = &error
+            && source.kind() == io::ErrorKind::PermissionDenied
+        {
+            return Self::Denied(path.clone());
+        }
+        Self::Binary(error)
+    }
 }
 
 /// Everything that is told. Its JSON form is for scripts.
@@ -77,7 +90,7 @@ pub struct HookReport {
     pub program: &'static str,
     pub symbol: String,
     pub sites: Vec<SiteReport>,
-    /// Why there are no sites.
+    /// Why there are no sites; a fault only where something is lost by it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What is lost by that.
@@ -114,6 +127,13 @@ pub struct Verdict {
     pub words: String,
 }
 
+/// Tells programs why there is no report.
+pub fn write_failure(error: &InspectError, out: &mut dyn Write) -> io::Result<()> {
+    let failure = serde_json::json!({ "error": crate::chain(error) });
+    serde_json::to_writer_pretty(&mut *out, &failure)?;
+    writeln!(out)
+}
+
 /// Looks at a file or a running program, and tells.
 pub fn run(subject: &Subject, json: bool, out: &mut dyn Write) -> Result<(), InspectError> {
     let report = match subject {
@@ -134,6 +154,8 @@ fn inspect_process(pid: u32) -> Result<Report, InspectError> {
     let named = fs::read_link(&link).map_err(|source| {
         if source.kind() == io::ErrorKind::NotFound {
             InspectError::NoProcess(pid)
+        } else if source.kind() == io::ErrorKind::PermissionDenied {
+            InspectError::Denied(link.clone())
         } else {
             InspectError::Process { pid, source }
         }
@@ -207,10 +229,13 @@ fn hooks(plan: &Plan) -> Vec<HookReport> {
                 .find(|refusal| refusal.program == hook.program);
             let absent = plan.absent.contains(&hook.part);
             let reason = match refusal {
+                Some(refusal) if refusal.loss().is_none() => {
+                    Some("the program does not hold the function, so it never calls it".to_owned())
+                }
                 Some(refusal) => Some(refusal.reason.to_string()),
                 None if absent => Some(format!("the program has no {} {}", library.library, hook.part)),
                 None if sites.is_empty() && matches!(hook.site, SiteKind::Success { .. }) => {
-                    Some("not needed: the returns serve".to_owned())
+                    Some("the returns serve".to_owned())
                 }
                 None if sites.is_empty() => Some("not for this Go version".to_owned()),
                 None => None,
@@ -336,6 +361,8 @@ fn parts(traced: &[Part], plan: &Plan) -> String {
 
 /// Tells the report to people.
 pub fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    // First what was asked for, then what it rests on.
+    writeln!(out, "{}\n", report.verdict.words)?;
     let yes = |value: bool| if value { "yes" } else { "no" };
     let mut line = |what: &str, found: &str| writeln!(out, "{what:<12} {found}");
     match report.pid {
@@ -386,8 +413,7 @@ pub fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             offset.field, offset.source
         )?;
     }
-    writeln!(out)?;
-    writeln!(out, "{}", report.verdict.words)
+    Ok(())
 }
 
 fn write_hook(hook: &HookReport, out: &mut dyn Write) -> io::Result<()> {
@@ -405,7 +431,12 @@ fn write_hook(hook: &HookReport, out: &mut dyn Write) -> io::Result<()> {
         )?;
     }
     if let Some(reason) = &hook.reason {
-        writeln!(out, "{:<38} no site: {reason}", "")?;
+        let no_site = if hook.loss.is_some() {
+            "no site"
+        } else {
+            "not needed"
+        };
+        writeln!(out, "{:<38} {no_site}: {reason}", "")?;
     }
     if let Some(loss) = &hook.loss {
         writeln!(out, "{:<38} lost: {loss}", "")?;

@@ -52,8 +52,13 @@ fn carry_out(invocation: Invocation) -> Result<ExitCode, Failure> {
         }
         Invocation::Inspect { subject, json } => {
             let mut told = Vec::new();
-            inspect::run(&subject, json, &mut told).map_err(|error| Failure::Other(error.into()))?;
-            print(|out| out.write_all(&told))?;
+            let outcome = inspect::run(&subject, json, &mut told);
+            print(|out| match &outcome {
+                Err(error) if json => inspect::write_failure(error, out),
+                Err(_) => Ok(()),
+                Ok(()) => out.write_all(&told),
+            })?;
+            outcome.map_err(|error| Failure::Other(error.into()))?;
             Ok(ExitCode::SUCCESS)
         }
         Invocation::Run(config) => {

@@ -14,7 +14,10 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use tests::{needs_probe, probe};
+use tests::{
+    needs_probe,
+    probe::{self, Probe},
+};
 
 /// The call was wrong.
 const USAGE: i32 = 2;
@@ -293,6 +296,63 @@ fn a_program_that_is_not_go() {
         sentence.contains(&sleeper.pid()) && sentence.contains("is not a Go program"),
         "{sentence}"
     );
+}
+
+#[test]
+fn a_refusal_names_the_program_and_is_said_once() {
+    needs_probe!();
+    let (one, two) = (Sleeper::start(), Sleeper::start());
+    let run = output(&mut skyprobe(&["run", "--pid", &one.pid()]));
+    let words = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(words.matches("is not a Go program").count(), 1, "{words}");
+    // The second is refused for what was found out about the first.
+    let run = output(&mut skyprobe(&["run", "--pid", &one.pid(), "--pid", &two.pid()]));
+    let words = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(words.matches("is not a Go program").count(), 2, "{words}");
+    assert!(!words.contains("/proc/"), "{words}");
+}
+
+#[test]
+fn inspect_fails_in_words_for_people_and_programs() {
+    let sentence = failed_call(&["inspect", "/bin/sh"]);
+    assert!(sentence.starts_with("/bin/sh is not a Go program"), "{sentence}");
+    let json = output(&mut skyprobe(&["inspect", "--json", "/bin/sh"]));
+    assert_eq!(json.status.code(), Some(FAILURE));
+    let failure: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(failure["error"], sentence);
+
+    let (directory, copy) = public_copy();
+    let secret = directory.path().join("secret");
+    fs::write(&secret, "").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = Command::new(copy);
+    command.arg("inspect").arg(&secret).uid(NOBODY).gid(NOBODY);
+    assert_eq!(
+        complaint(&mut command, FAILURE),
+        format!("not allowed to read {}: run as root", secret.display())
+    );
+}
+
+#[test]
+fn a_second_probe_is_told_of_the_first() {
+    needs_probe!();
+    let first = Probe::spawn(&mut skyprobe(&["run", "--exe", "/nonexistent/first"])).unwrap();
+    let ready = first.ready().unwrap();
+    assert!(
+        ready.starts_with("ready: 0 processes traced, 0 refused; waiting for one that is meant; "),
+        "{ready}"
+    );
+    let second = Probe::spawn(&mut skyprobe(&["run", "--exe", "/nonexistent/second"])).unwrap();
+    second.ready().unwrap();
+    let warning = second.stderr();
+    let warning = warning.lines().find(|line| line.contains("Another skyprobe"));
+    assert!(
+        warning.is_some_and(|line| line.contains(&first.pid().to_string())),
+        "{}",
+        second.stderr()
+    );
+    second.stop().unwrap();
+    first.stop().unwrap();
 }
 
 #[test]

@@ -134,7 +134,20 @@ enum Look {
     /// Not selected, or no longer there.
     Left,
     Gone,
-    Refused(String),
+    Refused(Refusal),
+}
+
+/// A process that is meant and cannot be traced.
+struct Refusal {
+    process: Process,
+    reason: String,
+}
+
+impl Refusal {
+    fn log(&self) {
+        let Self { process, reason } = self;
+        warn!(pid = process.pid, exe = %process.exe.display(), %reason, "Process not traced");
+    }
 }
 
 /// The traced processes, and what is attached for them.
@@ -150,6 +163,8 @@ pub(super) struct Targets {
     targets: HashMap<u32, Target>,
     /// Processes that were refused, by start: they are not asked about again.
     refused: HashSet<(u32, u64)>,
+    /// Whether it has been said that the one instance name stands for several processes.
+    shares_instance: bool,
     /// How requests get their headers, where they do.
     propagation: Option<SocketMethod>,
 }
@@ -174,6 +189,7 @@ impl Targets {
             binaries: Binaries::default(),
             targets: HashMap::new(),
             refused: HashSet::new(),
+            shares_instance: false,
             propagation: None,
         }
     }
@@ -239,7 +255,7 @@ impl Targets {
         // only, and draw a user where a service is.
         let pids: Vec<u32> = process::list().map_err(TargetsError::List)?.collect();
         let attached = self.attach_all(&pids);
-        let mut refused = 0;
+        let mut refused = Vec::new();
         let mut only = None;
         for pid in pids {
             match self.look_at(pid, &mut Listeners::default()) {
@@ -261,13 +277,18 @@ impl Targets {
             only = Some(TargetsError::Gone { pid: gone.pid });
         }
         match only {
-            // With nothing traced and nobody to wait for, the reason is the answer.
-            Some(error) if self.targets.is_empty() && !self.selection.is_open() => Err(error),
+            Some(error) if nothing => Err(error),
+        // With nothing traced and nobody to wait for, the reason is the answer, and not said before it.
+        let nothing = self.targets.is_empty() && !self.selection.is_open();
+        if nothing && matches!(only, Some(TargetsError::Refused { .. })) {
+            refused.pop();
+        }
+        refused.iter().for_each(Refusal::log);
             Some(_) | None => Ok(Ready {
                 targets: self.targets.len(),
                 binaries: self.binaries.attached(),
                 sites: self.binaries.sites(),
-                refused,
+                refused: refused.len(),
                 propagation,
             }),
         }
@@ -389,8 +410,10 @@ impl Targets {
                     Wish::AllGo if reason.is_not_go => return Look::Left,
                     Wish::AllGo | Wish::Pid | Wish::Exe | Wish::Port => {}
                 }
-                warn!(pid, exe = %process.exe.display(), reason = %reason.text, "Process not traced");
-                Look::Refused(reason.text.clone())
+                Look::Refused(Refusal {
+                    process,
+                    reason: reason.text.clone(),
+                })
             }
         }
     }
@@ -449,6 +472,14 @@ impl Targets {
         };
         self.targets.insert(process.pid, target);
         Ok(())
+        if self.config.naming.instance.is_some() && !self.targets.is_empty() && !self.shares_instance {
+            self.shares_instance = true;
+            warn!(
+                instance = identity.instance,
+                "Several processes have this one instance name, and SkyWalking takes them for one: leave `--instance` \
+                 out, and each has its own"
+            );
+        }
     }
 
     fn target_info(&self, binary: &Binary, identity: &Identity, load_bias: Option<u64>) -> TargetInfo {

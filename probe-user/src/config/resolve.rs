@@ -26,10 +26,12 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
     let reader = Reader { settings };
     let select = Select {
         pids: reader.list(Key::Pid, |given| {
-            value::number(given, "a process id", 1, PID_MOST)
+            value::one_number(given, "a process id", 1, PID_MOST)
         })?,
         exes: reader.list(Key::Exe, value::glob)?,
-        ports: reader.list(Key::Port, |given| value::number(given, "a TCP port", 1, u16::MAX))?,
+        ports: reader.list(Key::Port, |given| {
+            value::one_number(given, "a TCP port", 1, u16::MAX)
+        })?,
         all_go: reader.or(Key::AllGo, value::choice, false)?,
     };
     let naming = Naming {

@@ -312,6 +312,10 @@ fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
         "\"70000\" in --port is not a TCP port: a whole number from 1 to 65535"
     );
     assert_eq!(
+        flags(&["--port", "80,81"]),
+        "\"80,81\" in --port is not a TCP port: repeat the setting for each of them"
+    );
+    assert_eq!(
         flags(&["--pid", "x"]),
         "\"x\" in --pid is not a process id: a whole number from 1 to 4194304"
     );

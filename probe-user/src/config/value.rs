@@ -102,6 +102,20 @@ where
     parsed.ok_or_else(|| refuse(given, format!("{what}: a whole number from {least} to {most}")))
 }
 
+/// One number of a key that may be repeated.
+pub(super) fn one_number<T>(given: &Given, what: &str, least: T, most: T) -> Result<T, ConfigError>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
+{
+    if given.text.contains(',') {
+        return Err(refuse(
+            given,
+            format!("{what}: repeat the setting for each of them"),
+        ));
+    }
+    number(given, what, least, most)
+}
+
 /// A file's name, or `-` where `-` means what it usually does.
 pub(super) fn path(given: &Given) -> Result<PathBuf, ConfigError> {
     if given.text.is_empty() {

@@ -166,7 +166,8 @@ fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
     let file = File::open(&path).map_err(|error| Refused::new(format!("open its program: {error}")))?;
     let refused = |error: BinaryError| Refused {
         is_not_go: matches!(error, BinaryError::NotGo { .. }),
-        text: crate::chain(&error),
+        // The link is this process's, and the next one that runs the program is refused in the same words.
+        text: crate::chain(&error).replace(&*path.to_string_lossy(), &process.exe.to_string_lossy()),
     };
     let binary = GoBinary::open(&path).map_err(refused)?;
     let plan = instrument::plan(&binary).map_err(refused)?;
