@@ -21,7 +21,7 @@ pub enum Unfit {
     Kernel { release: String },
     #[error(
         "tracing needs root, or at least {needed} (missing: {missing}): run it with sudo, or give its file the rights \
-        with `setcap cap_sys_admin,cap_sys_ptrace+ep FILE`"
+        for everything with `setcap cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+ep FILE`"
     )]
     Rights { needed: String, missing: String },
 }

@@ -261,9 +261,12 @@ impl Targets {
             match self.look_at(pid, &mut Listeners::default()) {
                 Look::Traced | Look::Left => {}
                 Look::Gone => only = Some(TargetsError::Gone { pid }),
-                Look::Refused(reason) => {
-                    refused += 1;
-                    only = Some(TargetsError::Refused { pid, reason });
+                Look::Refused(refusal) => {
+                    only = Some(TargetsError::Refused {
+                        pid,
+                        reason: refusal.reason.clone(),
+                    });
+                    refused.push(refusal);
                 }
             }
         }
@@ -276,14 +279,14 @@ impl Targets {
         {
             only = Some(TargetsError::Gone { pid: gone.pid });
         }
-        match only {
-            Some(error) if nothing => Err(error),
         // With nothing traced and nobody to wait for, the reason is the answer, and not said before it.
         let nothing = self.targets.is_empty() && !self.selection.is_open();
         if nothing && matches!(only, Some(TargetsError::Refused { .. })) {
             refused.pop();
         }
         refused.iter().for_each(Refusal::log);
+        match only {
+            Some(error) if nothing => Err(error),
             Some(_) | None => Ok(Ready {
                 targets: self.targets.len(),
                 binaries: self.binaries.attached(),
@@ -381,8 +384,9 @@ impl Targets {
     }
 
     fn log_look(&mut self, pid: u32, listeners: &mut Listeners) {
-        // What is wrong with a refused one is logged where it is found.
-        let _ = self.look_at(pid, listeners);
+        if let Look::Refused(refusal) = self.look_at(pid, listeners) {
+            refusal.log();
+        }
     }
 
     /// Traces the process if it is meant and can be.
@@ -456,12 +460,25 @@ impl Targets {
                 }
                 Err(error) => {
                     let error = crate::chain(&error);
-                    warn!(pid = process.pid, %error, "Open connections not enrolled");
+                    warn!(
+                        pid = process.pid,
+                        %error,
+                        "Open connections not enrolled, so requests on them get no header: `skyprobe doctor` names the \
+                         rights that are missing"
+                    );
                 }
             }
         }
         if let Some(registry) = &self.registry {
             registry.register(Arc::clone(&identity), Properties::of_process(process.pid, "go"));
+        }
+        if self.config.naming.instance.is_some() && !self.targets.is_empty() && !self.shares_instance {
+            self.shares_instance = true;
+            warn!(
+                instance = identity.instance,
+                "Several processes have this one instance name, and SkyWalking takes them for one: leave `--instance` \
+                 out, and each has its own"
+            );
         }
         let (service, instance) = (&identity.service, &identity.instance);
         info!(pid = process.pid, exe = %process.exe.display(), service, instance, "Process traced");
@@ -472,14 +489,6 @@ impl Targets {
         };
         self.targets.insert(process.pid, target);
         Ok(())
-        if self.config.naming.instance.is_some() && !self.targets.is_empty() && !self.shares_instance {
-            self.shares_instance = true;
-            warn!(
-                instance = identity.instance,
-                "Several processes have this one instance name, and SkyWalking takes them for one: leave `--instance` \
-                 out, and each has its own"
-            );
-        }
     }
 
     fn target_info(&self, binary: &Binary, identity: &Identity, load_bias: Option<u64>) -> TargetInfo {

@@ -88,7 +88,7 @@ fn processor(facts: &Facts) -> Check {
 /// The capabilities that make a difference on this kernel.
 fn useful(facts: &Facts) -> Vec<Capability> {
     let mut useful = needed(&facts.kernel);
-    useful.push(Capability::SysPtrace);
+    useful.extend([Capability::SysPtrace, Capability::DacReadSearch]);
     if facts
         .kernel
         .version()
@@ -118,6 +118,11 @@ fn capabilities(facts: &Facts) -> Check {
     if missing.contains(&Capability::SysPtrace) {
         consequences
             .push("only your own processes can be traced, and connections they have open get no headers");
+    } else if missing.contains(&Capability::DacReadSearch) {
+        consequences.push(
+            "connections that other users' processes have open get no headers, and `--port` finds only your own \
+            processes",
+        );
     }
     if missing.contains(&Capability::SysResource) {
         consequences.push("maps may be refused for want of memory that may be locked");
@@ -460,13 +465,25 @@ mod tests {
                 .consequence
                 .contains("only your own")
         );
+        let check = line(&without(Capability::DacReadSearch), "capabilities");
+        assert_eq!(check.state, State::Limited);
+        assert!(
+            check
+                .consequence
+                .starts_with("connections that other users' processes have open get no headers"),
+            "{check:?}"
+        );
         assert_eq!(
             line(&without(Capability::SysResource), "capabilities").state,
             State::Ok
         );
         let report = judged(|facts| {
             facts.kernel.release = "5.10.0-28-amd64".to_owned();
-            facts.capabilities = Capabilities::of(&[Capability::SysAdmin, Capability::SysPtrace]);
+            facts.capabilities = Capabilities::of(&[
+                Capability::SysAdmin,
+                Capability::SysPtrace,
+                Capability::DacReadSearch,
+            ]);
         });
         assert!(
             line(&report, "capabilities")
@@ -484,8 +501,8 @@ mod tests {
         assert_eq!(
             rights(&[Capability::Bpf]),
             "tracing needs root, or at least CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (missing: CAP_PERFMON and \
-            CAP_NET_ADMIN): run it with sudo, or give its file the rights with `setcap \
-            cap_sys_admin,cap_sys_ptrace+ep FILE`"
+            CAP_NET_ADMIN): run it with sudo, or give its file the rights for everything with `setcap \
+            cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+ep FILE`"
         );
         let new = Kernel {
             release: "6.18.44".to_owned(),

@@ -86,16 +86,18 @@ pub enum Capability {
     Bpf,
     Perfmon,
     SysPtrace,
+    DacReadSearch,
     NetAdmin,
     SysAdmin,
     SysResource,
 }
 
 impl Capability {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bpf,
         Self::Perfmon,
         Self::SysPtrace,
+        Self::DacReadSearch,
         Self::NetAdmin,
         Self::SysAdmin,
         Self::SysResource,
@@ -106,6 +108,7 @@ impl Capability {
             Self::Bpf => "CAP_BPF",
             Self::Perfmon => "CAP_PERFMON",
             Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::SysResource => "CAP_SYS_RESOURCE",
@@ -117,7 +120,8 @@ impl Capability {
         match self {
             Self::Bpf => "loading kernel programs",
             Self::Perfmon => "reading memory from kernel programs",
-            Self::SysPtrace => "looking at other users' processes, and at sockets they have open",
+            Self::SysPtrace => "looking at other users' processes, and taking hold of their sockets",
+            Self::DacReadSearch => "listing the sockets that other users' processes have open",
             Self::NetAdmin => "the map of sockets whose requests get headers",
             Self::SysAdmin => "attaching uprobes, and loading kernel programs",
             Self::SysResource => "locking memory for maps on kernels before 5.11",
@@ -129,6 +133,7 @@ impl Capability {
             Self::Bpf => CapabilitySet::BPF,
             Self::Perfmon => CapabilitySet::PERFMON,
             Self::SysPtrace => CapabilitySet::SYS_PTRACE,
+            Self::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
             Self::NetAdmin => CapabilitySet::NET_ADMIN,
             Self::SysAdmin => CapabilitySet::SYS_ADMIN,
             Self::SysResource => CapabilitySet::SYS_RESOURCE,
@@ -163,7 +168,10 @@ impl Capabilities {
             Capability::Bpf | Capability::Perfmon | Capability::NetAdmin => {
                 self.0.contains(&Capability::SysAdmin)
             }
-            Capability::SysPtrace | Capability::SysAdmin | Capability::SysResource => false,
+            Capability::SysPtrace
+            | Capability::DacReadSearch
+            | Capability::SysAdmin
+            | Capability::SysResource => false,
         };
         stands_in || self.0.contains(&capability)
     }
@@ -296,7 +304,14 @@ mod tests {
     fn sys_admin_stands_in_for_what_was_cut_out_of_it() {
         let rights = Capabilities::of(&[Capability::SysAdmin]);
         let missing = rights.missing(&Capability::ALL);
-        assert_eq!(missing, [Capability::SysPtrace, Capability::SysResource]);
+        assert_eq!(
+            missing,
+            [
+                Capability::SysPtrace,
+                Capability::DacReadSearch,
+                Capability::SysResource
+            ]
+        );
         let rights = Capabilities::of(&[Capability::Bpf]);
         assert_eq!(
             rights.missing(&[Capability::Bpf, Capability::Perfmon]),
@@ -319,6 +334,7 @@ mod tests {
             (Capability::Bpf, 39),
             (Capability::Perfmon, 38),
             (Capability::SysPtrace, 19),
+            (Capability::DacReadSearch, 2),
             (Capability::NetAdmin, 12),
             (Capability::SysAdmin, 21),
             (Capability::SysResource, 24),
