@@ -186,6 +186,33 @@ fn errors_are_red_where_there_are_colours() {
 }
 
 #[test]
+fn on_a_narrow_terminal_the_bar_shrinks_before_the_words_are_cut() {
+    let narrow = |width| {
+        let settings = TextSettings { colour: false, width };
+        let mut text = Text::new(Vec::new(), settings);
+        text.export(profile(), 0).unwrap();
+        text.flush().unwrap();
+        shown(&mut text)
+    };
+    let shown = narrow(80);
+    assert!(
+        shown.contains("└─ exit GET:/stock to localhost:8081  err   1.0 ms"),
+        "{shown}"
+    );
+    assert!(
+        shown.lines().skip(1).all(|line| line.chars().count() <= 80),
+        "{shown}"
+    );
+    // Where it is cut after all, the reason names the peer.
+    let shown = narrow(66);
+    assert!(shown.contains("localhost:8081: dial: connect"), "{shown}");
+    assert!(
+        shown.lines().skip(1).all(|line| line.chars().count() <= 66),
+        "{shown}"
+    );
+}
+
+#[test]
 fn a_caller_that_is_traced_is_waited_for() {
     let mut segments = profile();
     let gateway = segments.pop().unwrap();

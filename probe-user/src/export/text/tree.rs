@@ -17,6 +17,10 @@ const LINES_MAX: usize = 200;
 const DEPTH_MAX: usize = 12;
 const SERVICE_MAX: usize = 18;
 const BAR_WIDTH: usize = 20;
+/// What a bar may shrink to before a span's own words are cut.
+const BAR_WIDTH_MIN: usize = 6;
+/// Columns that a span's words keep however narrow the terminal is.
+const WHAT_WIDTH_MIN: usize = 20;
 /// Status and duration with the spaces around them: ` 200 123.4 ms `.
 const NUMBERS_WIDTH: usize = 14;
 
@@ -47,11 +51,17 @@ pub(super) fn draw(segments: &[Segment], is_continued: bool, settings: TextSetti
         .map(|service| service.chars().count())
         .max()
         .unwrap_or_default();
+    let service_width = service_width.min(SERVICE_MAX);
+    let rows = rows(&nodes, roots);
+    let widest = rows.iter().map(|row| row.what.chars().count()).max();
+    let (what_width, bar_width) = widths(settings.width, service_width, widest.unwrap_or_default());
     let page = Page {
         settings,
         start_ns,
         end_ns,
-        service_width: service_width.min(SERVICE_MAX),
+        service_width,
+        what_width,
+        bar_width,
     };
 
     let mut text = String::new();
@@ -60,25 +70,45 @@ pub(super) fn draw(segments: &[Segment], is_continued: bool, settings: TextSetti
         .map(|segment| segment.trace_id.as_str())
         .unwrap_or_default();
     page.header(trace_id, services.len(), nodes.len(), is_continued, &mut text);
-    // Depth first; on the stack: a node, whether it is the last of its siblings, and the indent of its line.
+    for row in &rows {
+        page.span(row, &mut text);
+    }
+    if nodes.len() > rows.len() {
+        let _ = writeln!(text, "  and {} more spans", nodes.len() - rows.len());
+    }
+    text.push('\n');
+    text
+}
+
+/// A span's line before it is fitted in.
+struct Row<'a> {
+    node: &'a Node<'a>,
+    what: String,
+    /// What stands to the left of the lines below it.
+    below: String,
+}
+
+/// The lines of the trees, depth first, as many as are drawn.
+fn rows<'a>(nodes: &'a [Node<'a>], roots: Vec<usize>) -> Vec<Row<'a>> {
+    // On the stack: a node, whether it is the last of its siblings, and the indent of its line.
     let mut stack: Vec<_> = roots
         .into_iter()
         .rev()
         .map(|root| (root, Branch::Root, String::new()))
         .collect();
-    let mut lines = 0;
+    let mut rows = Vec::new();
     while let Some((at, branch, indent)) = stack.pop() {
         let Some(node) = nodes.get(at) else { continue };
-        if lines == LINES_MAX {
-            let _ = writeln!(text, "  and {} more spans", nodes.len() - lines);
+        if rows.len() == LINES_MAX {
             break;
         }
-        lines += 1;
-        page.span(node, &indent, branch, &mut text);
-        let mut below = indent;
-        if below.chars().count() < 3 * DEPTH_MAX {
-            below.push_str(branch.below());
-        }
+        let what = format!("{indent}{}{}", branch.sign(), clean(&words(node.span)));
+        let left = format!("{indent}{}", branch.below());
+        let below = if indent.chars().count() < 3 * DEPTH_MAX {
+            left.clone()
+        } else {
+            indent
+        };
         for (position, child) in node.children.iter().enumerate().rev() {
             let branch = if position + 1 == node.children.len() {
                 Branch::Last
@@ -87,9 +117,32 @@ pub(super) fn draw(segments: &[Segment], is_continued: bool, settings: TextSetti
             };
             stack.push((*child, branch, below.clone()));
         }
+        rows.push(Row {
+            node,
+            what,
+            below: left,
+        });
     }
-    text.push('\n');
-    text
+    rows
+}
+
+fn words(span: &Span) -> String {
+    match span.kind {
+        SpanKind::Entry => format!("entry {}", span.operation),
+        SpanKind::Exit => format!("exit {} to {}", span.operation, span.peer),
+        SpanKind::Local => format!("local {}", span.operation),
+    }
+}
+
+/// Columns for the tree with its words, and for the bars, which make room for them first.
+fn widths(width: usize, service_width: usize, widest: usize) -> (usize, usize) {
+    let both = width.saturating_sub(service_width + 4 + NUMBERS_WIDTH);
+    let what_width = widest
+        .max(both.saturating_sub(BAR_WIDTH))
+        .min(both.saturating_sub(BAR_WIDTH_MIN))
+        .max(WHAT_WIDTH_MIN);
+    let bar_width = both.saturating_sub(what_width).clamp(BAR_WIDTH_MIN, BAR_WIDTH);
+    (what_width, bar_width)
 }
 
 /// Joins spans to their parents: within the segment by the span's id, else by the first reference that leads
@@ -184,6 +237,8 @@ struct Page {
     start_ns: u64,
     end_ns: u64,
     service_width: usize,
+    what_width: usize,
+    bar_width: usize,
 }
 
 impl Page {
@@ -208,17 +263,11 @@ impl Page {
         );
     }
 
-    fn span(&self, node: &Node<'_>, indent: &str, branch: Branch, text: &mut String) {
+    fn span(&self, row: &Row<'_>, text: &mut String) {
+        let Row { node, what, below } = row;
         let span = node.span;
-        let what = match span.kind {
-            SpanKind::Entry => format!("entry {}", span.operation),
-            SpanKind::Exit => format!("exit {} to {}", span.operation, span.peer),
-            SpanKind::Local => format!("local {}", span.operation),
-        };
-        let what = format!("{indent}{}{}", branch.sign(), clean(&what));
         let mark = if span.is_error { '✗' } else { ' ' };
         let service = fit(&clean(&node.segment.identity.service), self.service_width);
-        let what_width = self.what_width();
         let status = match span
             .tag("http.status_code")
             .or_else(|| span.tag("rpc.status_code"))
@@ -229,12 +278,18 @@ impl Page {
         };
         let line = format!(
             "{mark} {service}  {} {status:>3} {:>8} {}",
-            fit(&what, what_width),
+            fit(what, self.what_width),
             duration(span.end_ns.saturating_sub(span.start_ns)),
             self.bar(span),
         );
         self.line(line.trim_end(), span.is_error, text);
-        let below = format!("{indent}{}", branch.below());
+        // The line above may have no room for whom the call was meant for.
+        let is_cut = what.chars().count() > self.what_width;
+        let whom = if is_cut && !span.peer.is_empty() {
+            format!("{}: ", span.peer)
+        } else {
+            String::new()
+        };
         for log in &span.logs {
             let value = |key| {
                 log.data
@@ -246,7 +301,7 @@ impl Page {
             let kind = value("error.kind")
                 .map(|kind| format!(" ({kind})"))
                 .unwrap_or_default();
-            let note = clean(&format!("{message}{kind}"));
+            let note = clean(&format!("{whom}{message}{kind}"));
             let room = self
                 .settings
                 .width
@@ -269,22 +324,14 @@ impl Page {
         }
     }
 
-    /// Columns for the tree and what stands in it.
-    fn what_width(&self) -> usize {
-        self.settings
-            .width
-            .saturating_sub(self.service_width + 4 + NUMBERS_WIDTH + BAR_WIDTH)
-            .max(20)
-    }
-
     fn bar(&self, span: &Span) -> String {
         let total_ns = u128::from(self.end_ns - self.start_ns).max(1);
         let column = |time_ns: u64| {
             let since_ns = u128::from(time_ns.saturating_sub(self.start_ns));
-            (since_ns * BAR_WIDTH as u128 / total_ns) as usize
+            (since_ns * self.bar_width as u128 / total_ns) as usize
         };
-        let from = column(span.start_ns).min(BAR_WIDTH - 1);
-        let to = column(span.end_ns).clamp(from + 1, BAR_WIDTH);
+        let from = column(span.start_ns).min(self.bar_width - 1);
+        let to = column(span.end_ns).clamp(from + 1, self.bar_width);
         format!("{}{}", " ".repeat(from), "━".repeat(to - from))
     }
 }
