@@ -71,6 +71,13 @@ pub fn run(options: &Options) -> Result<()> {
     let status = probe.detach()?;
     ensure!(status.success() || stopping(), "skyprobe ended with {status}");
     step("done");
+    let skyprobe = skyprobe.display();
+    eprintln!(
+        "next, with programs of your own:\n  {skyprobe} doctor\n  {skyprobe} inspect PATH\n  {skyprobe} run --exe PATH"
+    );
+    if !options.oap {
+        eprintln!("or see these traces in SkyWalking:\n  cargo xtask demo --oap");
+    }
     Ok(())
 }
 
@@ -80,7 +87,10 @@ fn send_requests(shop: &Shop, requests: u32) -> Result<()> {
     } else {
         format!("{requests} times")
     };
-    step(format!("GET http://{}/profile, {howmany}", shop.gateway));
+    step(format!(
+        "GET http://{}/profile, {howmany}; each fifth asks for /recommendations instead and is meant to fail",
+        shop.gateway
+    ));
     let mut sent = 0;
     while !stopping() && (requests == 0 || sent < requests) {
         // Each fifth asks for what the order service has not: an error on its way through three services.
