@@ -82,19 +82,19 @@ fields! {
     GrpcStatusMessage = 49, "google.golang.org/genproto/googleapis/rpc/status", "Status", "Message";
     MetaHeadersFrameFields = 50, "golang.org/x/net/http2", "MetaHeadersFrame", "Fields";
     FrameHeaderStreamId = 51, "golang.org/x/net/http2", "FrameHeader", "StreamID";
+    GrpcLoopyWriterFramer = 52, "google.golang.org/grpc/internal/transport", "loopyWriter", "framer";
+    GrpcFramerWriter = 53, "google.golang.org/grpc/internal/transport", "framer", "writer";
+    GrpcBufWriterConn = 54, "google.golang.org/grpc/internal/transport", "bufWriter", "conn";
 }
 
 impl GoField {
     /// The module that the field's struct belongs to, and whose version decides its offset; `None` for Go's own.
     pub const fn module(self) -> Option<&'static str> {
-        if (self as u8) < Self::GrpcClientStreamCallHdr as u8 {
-            None
-        } else if (self as u8) < Self::GrpcStatusCode as u8 {
-            Some("google.golang.org/grpc")
-        } else if (self as u8) < Self::MetaHeadersFrameFields as u8 {
-            Some("google.golang.org/genproto/googleapis/rpc")
-        } else {
-            Some("golang.org/x/net")
+        match self as u8 {
+            0..34 => None,
+            48..50 => Some("google.golang.org/genproto/googleapis/rpc"),
+            50..52 => Some("golang.org/x/net"),
+            _ => Some("google.golang.org/grpc"),
         }
     }
 }

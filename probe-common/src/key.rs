@@ -52,6 +52,17 @@ pub struct SocketKey {
 
 const _: () = assert!(size_of::<SocketKey>() == 24);
 
+/// A stream of the HTTP/2 connection on a client socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SocketStreamKey {
+    pub socket: SocketKey,
+    pub id: u32,
+    pub _pad: u32,
+}
+
+const _: () = assert!(size_of::<SocketStreamKey>() == 32);
+
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: zerocopy's derives above prove that each is plain bytes without padding.
@@ -62,4 +73,6 @@ mod pod {
     unsafe impl aya::Pod for super::StreamKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::SocketKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SocketStreamKey {}
 }

@@ -41,11 +41,13 @@ pub enum LossReason {
     ScratchBusy = 16,
     /// The kernel refused to enrol a client socket of a target. Its requests get no header.
     EnrolRefused = 17,
+    /// What stood where a frame of HTTP/2 had to begin was none: headers of the streams in the message may be missing.
+    PropagationFramesLost = 18,
 }
 
 impl LossReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::RingFull,
         Self::RequestsFull,
         Self::CallsFull,
@@ -64,6 +66,7 @@ impl LossReason {
         Self::PropagationNotEnrolled,
         Self::ScratchBusy,
         Self::EnrolRefused,
+        Self::PropagationFramesLost,
     ];
 
     /// The name under which it is reported.
@@ -87,6 +90,7 @@ impl LossReason {
             Self::PropagationNotEnrolled => "propagation_not_enrolled",
             Self::ScratchBusy => "scratch_busy",
             Self::EnrolRefused => "enrol_refused",
+            Self::PropagationFramesLost => "propagation_frames_lost",
         }
     }
 
@@ -110,7 +114,8 @@ impl LossReason {
             | Self::PropagationRefused
             | Self::PropagationTooLong
             | Self::PropagationNotEnrolled
-            | Self::EnrolRefused => false,
+            | Self::EnrolRefused
+            | Self::PropagationFramesLost => false,
         }
     }
 }

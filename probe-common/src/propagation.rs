@@ -70,7 +70,7 @@ pub struct Prepared {
     /// Hash of the `sw8` value that the parent request came with, or 0: a request that carries that very value
     /// forwards it, and the header is replaced.
     pub forwarded_hash: u64,
-    /// Whole lines, each ended by CR LF.
+    /// Whole lines, each ended by CR LF; for HTTP/2 whole fields in HPACK.
     pub lines: [u8; PREPARED_MAX],
 }
 

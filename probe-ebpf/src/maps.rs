@@ -1,7 +1,10 @@
 //! Maps used by more than one file. A private map stays with its hook.
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
-use probe_common::{key::SocketKey, propagation::Prepared};
+use probe_common::{
+    key::{SocketKey, SocketStreamKey},
+    propagation::Prepared,
+};
 
 /// SocketKey → the header lines of the request that is about to be written on that connection.
 ///
@@ -9,3 +12,26 @@ use probe_common::{key::SocketKey, propagation::Prepared};
 /// entries behind, which age out.
 #[map]
 pub(crate) static PREPARED: LruHashMap<SocketKey, Prepared> = LruHashMap::with_max_entries(4096, 0);
+
+/// The same for a stream of an HTTP/2 connection: fields in HPACK. `socket_frames` notes the outcome.
+#[map]
+pub(crate) static STREAM_PREPARED: LruHashMap<SocketStreamKey, Prepared> =
+    LruHashMap::with_max_entries(4096, 0);
+
+/// SocketKey → where the frames of an HTTP/2 connection stand. Begun by the Go hook with the first stream that gets a
+/// header; entries of closed connections age out.
+#[map]
+pub(crate) static FRAMED: LruHashMap<SocketKey, Framed> = LruHashMap::with_max_entries(8192, 0);
+
+/// What is known of a connection's frames, as the program writes them.
+#[repr(C)]
+pub(crate) struct Framed {
+    /// Bytes of the last frame that the next message still begins with.
+    pub(crate) left: u32,
+    /// Where in the message at hand the next frame begins; 0 outside of one.
+    pub(crate) at: u32,
+    /// Streams whose header is prepared and has not been seen.
+    pub(crate) pending: u32,
+    /// Messages for which the frames' borders were lost.
+    pub(crate) lost: u32,
+}

@@ -1,6 +1,7 @@
 //! grpc-go: calls served, calls made.
 
 mod call;
+mod header_fields;
 mod request;
 
-pub(crate) use request::Incoming;
+pub(crate) use header_fields::Incoming;

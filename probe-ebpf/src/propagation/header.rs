@@ -1,10 +1,15 @@
-//! Prepares the header lines of one outgoing request: what every method inserts.
+//! Prepares the header of one outgoing request: lines of HTTP/1, or fields of HTTP/2 as HPACK has them.
 
 use probe_common::{
-    event::go::net_http::{ParentFound, REQUEST_OPERATION_SENT, REQUEST_SW8_CONTINUED},
+    base64,
+    event::{
+        EventKind,
+        go::net_http::{ParentFound, REQUEST_OPERATION_SENT, REQUEST_SW8_CONTINUED},
+    },
     key::GoroutineKey,
     limits::{
         CORRELATION_MAX, METHOD_MAX, NAME_BASE64_MAX, OPERATION_MAX, PATH_MAX, PEER_MAX, TRACE_ID_BASE64_MAX,
+        TRACEPARENT_LEN,
     },
     operation,
     propagation::{Outcome, Prepared},
@@ -20,9 +25,14 @@ use crate::{
 /// The flag "sampled" of a `traceparent`.
 const SAMPLED: u8 = 1;
 
-/// Writes the lines for `call` into `scratch.prepared`; nothing if they would be too long.
+/// Writes the header for `call` into `scratch.prepared`, for HTTP/2 if `H2`; nothing if it would be too long.
 #[inline(always)]
-pub(crate) fn write(call: &CallState, target: &TargetInfo, tgid: u32, scratch: &mut Scratch) -> Option<()> {
+pub(crate) fn write<const H2: bool>(
+    call: &CallState,
+    target: &TargetInfo,
+    tgid: u32,
+    scratch: &mut Scratch,
+) -> Option<()> {
     let parent = match call.parent {
         ParentFound::None => None,
         ParentFound::Context | ParentFound::Goroutine | ParentFound::Ancestry => {
@@ -46,19 +56,19 @@ pub(crate) fn write(call: &CallState, target: &TargetInfo, tgid: u32, scratch: &
             name_parent(request, target, scratch);
             choose_trace(request, scratch);
             if propagate_sw8 {
-                sw8_line(call, target, scratch);
-                correlation(request, scratch);
+                sw8::<H2>(call, target, scratch);
+                correlation::<H2>(request, scratch);
             }
         }
         None => {
             name_call(call, target, scratch);
             if propagate_sw8 {
-                sw8_line(call, target, scratch);
+                sw8::<H2>(call, target, scratch);
             }
         }
     }
     if target.flags & TARGET_PROPAGATE_W3C != 0 {
-        w3c(call, scratch);
+        w3c::<H2>(call, scratch);
     }
     if scratch.prepared.outcome == Outcome::TooLong as u32 {
         None
@@ -71,7 +81,11 @@ pub(crate) fn write(call: &CallState, target: &TargetInfo, tgid: u32, scratch: &
 /// program changes the request's pattern afterwards. Two calls at once write the same name.
 #[inline(always)]
 fn name_parent(request: &mut RequestState, target: &TargetInfo, scratch: &mut Scratch) {
-    if request.operation_len == 0 {
+    if request.operation_len == 0 && request.kind == EventKind::GoGrpcRequest {
+        memory::copy::<PATH_MAX>(request.path.as_ptr(), PATH_MAX as u32, scratch.path.as_mut_ptr());
+        let len = name_rpc(scratch.slot, u32::from(request.path_len));
+        freeze_name(request, len, scratch);
+    } else if request.operation_len == 0 {
         let pattern_len = read_pattern(request.request(), &target.offsets, scratch.pattern.as_mut_ptr());
         memory::copy::<METHOD_MAX>(
             request.method.as_ptr(),
@@ -85,40 +99,65 @@ fn name_parent(request: &mut RequestState, target: &TargetInfo, scratch: &mut Sc
             u32::from(request.path_len),
             target.flags & TARGET_KEEP_PATHS,
         );
-        memory::copy::<OPERATION_MAX>(
-            scratch.operation.bytes.as_ptr(),
-            len,
-            request.operation.as_mut_ptr(),
-        );
-        request.flags |= REQUEST_OPERATION_SENT;
-        request.operation_len = len as u16;
+        freeze_name(request, len, scratch);
     }
     let len = u32::from(request.operation_len);
     memory::copy::<OPERATION_MAX>(request.operation.as_ptr(), len, scratch.endpoint.as_mut_ptr());
     scratch.endpoint_len.set(len);
 }
 
+#[inline(always)]
+fn freeze_name(request: &mut RequestState, len: u32, scratch: &Scratch) {
+    memory::copy::<OPERATION_MAX>(
+        scratch.operation.bytes.as_ptr(),
+        len,
+        request.operation.as_mut_ptr(),
+    );
+    request.flags |= REQUEST_OPERATION_SENT;
+    request.operation_len = len as u16;
+}
+
 /// The endpoint of a call without a parent: its own operation, for the call is its segment's root.
 #[inline(always)]
 fn name_call(call: &CallState, target: &TargetInfo, scratch: &mut Scratch) {
-    memory::copy::<METHOD_MAX>(
-        call.method.as_ptr(),
-        METHOD_MAX as u32,
-        scratch.method.as_mut_ptr(),
-    );
-    memory::copy::<PATH_MAX>(call.path.as_ptr(), PATH_MAX as u32, scratch.path.as_mut_ptr());
-    let len = name_operation(
-        scratch.slot,
-        u32::from(call.method_len) << 16,
-        u32::from(call.path_len),
-        target.flags & TARGET_KEEP_PATHS,
-    );
+    let len = if call.kind == EventKind::GoGrpcCall {
+        memory::copy::<PATH_MAX>(call.path.as_ptr(), PATH_MAX as u32, scratch.path.as_mut_ptr());
+        name_rpc(scratch.slot, u32::from(call.path_len))
+    } else {
+        name_http_call(call, target, scratch)
+    };
     memory::copy::<OPERATION_MAX>(
         scratch.operation.bytes.as_ptr(),
         len,
         scratch.endpoint.as_mut_ptr(),
     );
     scratch.endpoint_len.set(len);
+}
+
+#[inline(always)]
+fn name_http_call(call: &CallState, target: &TargetInfo, scratch: &mut Scratch) -> u32 {
+    memory::copy::<METHOD_MAX>(
+        call.method.as_ptr(),
+        METHOD_MAX as u32,
+        scratch.method.as_mut_ptr(),
+    );
+    memory::copy::<PATH_MAX>(call.path.as_ptr(), PATH_MAX as u32, scratch.path.as_mut_ptr());
+    name_operation(
+        scratch.slot,
+        u32::from(call.method_len) << 16,
+        u32::from(call.path_len),
+        target.flags & TARGET_KEEP_PATHS,
+    )
+}
+
+/// Names the gRPC method that is the scratch's path; the name's length. A global function, as the next one is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn name_rpc(slot: u32, path_len: u32) -> u32 {
+    let Some(scratch) = scratch::taken(slot) else {
+        return 0;
+    };
+    operation::write_rpc(&scratch.path, path_len, &mut scratch.operation) as u32
 }
 
 /// Names the operation of the scratch's method, pattern and path; the name's length.
@@ -164,16 +203,22 @@ fn choose_trace(request: &RequestState, scratch: &mut Scratch) {
     }
 }
 
-/// `sw8: 1-<trace id>-<segment id>-<span id>-<service>-<instance>-<endpoint>-<peer>`.
+/// `1-<trace id>-<segment id>-<span id>-<service>-<instance>-<endpoint>-<peer>`.
 #[inline(always)]
-fn sw8_line(call: &CallState, target: &TargetInfo, scratch: &mut Scratch) {
+fn sw8<const H2: bool>(call: &CallState, target: &TargetInfo, scratch: &mut Scratch) {
+    let trace_len = scratch.trace_base64_len.get();
+    let value_len = if H2 {
+        sw8_len(call, target, scratch, trace_len)
+    } else {
+        0
+    };
     let lines = &mut scratch.prepared;
-    lines.push(b"sw8: 1-.", 7);
-    let len = scratch.trace_base64_len.get();
-    if len == 0 {
+    begin_field::<H2, 8>(lines, b"sw8.....", 3, value_len);
+    lines.push(b"1-", 2);
+    if trace_len == 0 {
         lines.push_id(&call.trace_id);
     } else {
-        push::<TRACE_ID_BASE64_MAX>(lines, scratch.trace_base64.as_ptr(), len);
+        push::<TRACE_ID_BASE64_MAX>(lines, scratch.trace_base64.as_ptr(), trace_len);
     }
     lines.push_byte(b'-');
     lines.push_id(&call.segment_id);
@@ -195,31 +240,50 @@ fn sw8_line(call: &CallState, target: &TargetInfo, scratch: &mut Scratch) {
     lines.push_base64::<OPERATION_MAX, _>(&scratch.endpoint, scratch.endpoint_len.get());
     lines.push_byte(b'-');
     lines.push_base64::<PEER_MAX, _>(&call.peer, u32::from(call.peer_len));
-    lines.push(b"\r\n", 2);
+    end_field::<H2>(lines);
 }
 
-/// `sw8-correlation: <what came in>`.
+/// What [`sw8`] will write: HPACK has a value's length before it.
 #[inline(always)]
-fn correlation(request: &RequestState, scratch: &mut Scratch) {
+fn sw8_len(call: &CallState, target: &TargetInfo, scratch: &Scratch, trace_len: u32) -> u32 {
+    const ID: u32 = base64::encoded_len(32) as u32;
+    const DASHES: u32 = 7;
+    let trace = if trace_len == 0 { ID } else { trace_len };
+    let mut digits = 1;
+    let mut rest = call.span_id / 10;
+    let mut count = 0;
+    while count < 9 {
+        if rest == 0 {
+            break;
+        }
+        digits += 1;
+        rest /= 10;
+        count += 1;
+    }
+    let names = u32::from(target.service_base64_len) + u32::from(target.instance_base64_len);
+    let endpoint = base64::encoded_len(scratch.endpoint_len.get() as usize) as u32;
+    let peer = base64::encoded_len(usize::from(call.peer_len)) as u32;
+    1 + DASHES + trace + ID + digits + names + endpoint + peer
+}
+
+/// What came in as `sw8-correlation`.
+#[inline(always)]
+fn correlation<const H2: bool>(request: &RequestState, scratch: &mut Scratch) {
     if request.correlation_len == 0 {
         return;
     }
     let lines = &mut scratch.prepared;
-    lines.push(b"sw8-correlation:", 16);
-    lines.push_byte(b' ');
-    push::<CORRELATION_MAX>(
-        lines,
-        request.correlation.as_ptr(),
-        u32::from(request.correlation_len),
-    );
-    lines.push(b"\r\n", 2);
+    let len = u32::from(request.correlation_len);
+    begin_field::<H2, 16>(lines, b"sw8-correlation.", 15, len);
+    push::<CORRELATION_MAX>(lines, request.correlation.as_ptr(), len);
+    end_field::<H2>(lines);
 }
 
-/// `traceparent: 00-<trace id>-<span id>-01`.
+/// `00-<trace id>-<span id>-01`.
 #[inline(always)]
-fn w3c(call: &CallState, scratch: &mut Scratch) {
+fn w3c<const H2: bool>(call: &CallState, scratch: &mut Scratch) {
     let lines = &mut scratch.prepared;
-    lines.push(b"traceparent: ...", 13);
+    begin_field::<H2, 16>(lines, b"traceparent.....", 11, TRACEPARENT_LEN as u32);
     // The segment's first bytes, told apart by the span's id.
     let [a, b, c, d, e, f, g, h, ..] = call.segment_id;
     let parent_id = [
@@ -233,7 +297,47 @@ fn w3c(call: &CallState, scratch: &mut Scratch) {
         h ^ call.span_id as u8,
     ];
     lines.push_traceparent(&scratch.w3c_trace_id, &parent_id, SAMPLED);
-    lines.push(b"\r\n", 2);
+    end_field::<H2>(lines);
+}
+
+/// A field's name and what comes before its value. For HTTP/2 a literal that no table remembers, so that both ends'
+/// tables stay as the program left them.
+#[inline(always)]
+fn begin_field<const H2: bool, const N: usize>(
+    lines: &mut Prepared,
+    name: &[u8; N],
+    name_len: u32,
+    value_len: u32,
+) {
+    if !H2 {
+        lines.push(name, name_len);
+        lines.push(b": ", 2);
+        return;
+    }
+    lines.push_byte(0);
+    lines.push_byte(name_len as u8);
+    lines.push(name, name_len);
+    // An integer with a prefix of seven bits, whose eighth says that the value is not Huffman-coded.
+    const PREFIX: u32 = 127;
+    if value_len < PREFIX {
+        lines.push_byte(value_len as u8);
+        return;
+    }
+    let rest = value_len - PREFIX;
+    lines.push_byte(PREFIX as u8);
+    if rest < 128 {
+        lines.push_byte(rest as u8);
+    } else {
+        lines.push_byte(rest as u8 | 0x80);
+        lines.push_byte((rest >> 7) as u8);
+    }
+}
+
+#[inline(always)]
+fn end_field<const H2: bool>(lines: &mut Prepared) {
+    if !H2 {
+        lines.push(b"\r\n", 2);
+    }
 }
 
 /// Appends `len` bytes, at most `MAX`, by one copy. Behind the lines the scratch has slack for the longest piece.

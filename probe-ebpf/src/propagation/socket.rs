@@ -22,12 +22,13 @@ use probe_common::{
     target::{TARGET_NEEDS_VERDICT, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C},
 };
 
+use super::frames;
 use crate::{
     emit,
     go::net_http::mapped,
     head,
     log::kernel_log,
-    maps::PREPARED,
+    maps::{FRAMED, PREPARED},
     memory,
     scratch::{self, Scratch},
     target,
@@ -106,6 +107,10 @@ pub(crate) fn socket_receive(_ctx: SkBuffContext) -> u32 {
 pub(crate) fn socket_message(ctx: SkMsgContext) -> u32 {
     let key = key(ctx.msg);
     let Some(prepared) = PREPARED.get_ptr_mut(&key) else {
+        // SAFETY: nothing of it is read.
+        if unsafe { FRAMED.get(&key) }.is_some() {
+            frames::go_on(&ctx);
+        }
         return SK_PASS;
     };
     // SAFETY: one goroutine writes to a connection at a time; the entry is its request's.
@@ -144,7 +149,7 @@ pub(crate) fn socket_message(ctx: SkMsgContext) -> u32 {
 /// The socket as the Go hook named it. Fields are read one by one and volatile: the compiler would merge two
 /// neighbours into a read that the verifier refuses.
 #[inline(always)]
-fn key(msg: *mut sk_msg_md) -> SocketKey {
+pub(super) fn key(msg: *mut sk_msg_md) -> SocketKey {
     // SAFETY: the context is valid for the whole run.
     unsafe {
         let family = core::ptr::read_volatile(&raw const (*msg).family);
@@ -235,28 +240,36 @@ fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u
     }
 }
 
-/// Copies the lines into the gap at `gap` of the message's data; whether all of it was filled.
+/// Copies what was prepared into the gap at `gap` of the message's data; whether all of it was filled.
+///
+/// In strides: the verifier keeps each turn of the loop in mind until it has seen the program's end.
 #[inline(always)]
-unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, gap: u32, len: u32) -> bool {
+pub(super) unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, gap: u32, len: u32) -> bool {
+    const STRIDE: usize = 32;
     // SAFETY: each store is checked against the end of the data, each load against the entry's size.
     unsafe {
         let start = data(msg) + (gap & (HEAD_MAX as u32 * 2 - 1)) as usize;
         let end = data_end(msg);
         let lines = prepared.lines.as_ptr();
         let mut at: usize = 0;
-        while at + 8 <= PREPARED_MAX {
-            if at + 8 > len as usize {
+        while at + STRIDE <= PREPARED_MAX {
+            if at + STRIDE > len as usize {
                 break;
             }
-            if start + at + 8 > end {
+            if start + at + STRIDE > end {
                 return false;
             }
-            ((start + at) as *mut u64).write_unaligned(lines.add(at).cast::<u64>().read_unaligned());
-            at += 8;
+            let to = (start + at) as *mut u64;
+            let from = lines.add(at).cast::<u64>();
+            to.write_unaligned(from.read_unaligned());
+            to.add(1).write_unaligned(from.add(1).read_unaligned());
+            to.add(2).write_unaligned(from.add(2).read_unaligned());
+            to.add(3).write_unaligned(from.add(3).read_unaligned());
+            at += STRIDE;
         }
-        let mut at = (len & !7) as usize & (PREPARED_MAX - 1);
+        let mut at = len as usize & !(STRIDE - 1) & (PREPARED_MAX - 1);
         let mut rest = 0;
-        while rest < 7 {
+        while rest < STRIDE - 1 {
             if at >= len as usize {
                 return true;
             }
@@ -272,13 +285,13 @@ unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, gap: u32, len: u32) -> 
 }
 
 #[inline(always)]
-unsafe fn data(msg: *mut sk_msg_md) -> usize {
+pub(super) unsafe fn data(msg: *mut sk_msg_md) -> usize {
     // SAFETY: the caller's context.
     unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_1.data) as usize }
 }
 
 #[inline(always)]
-unsafe fn data_end(msg: *mut sk_msg_md) -> usize {
+pub(super) unsafe fn data_end(msg: *mut sk_msg_md) -> usize {
     // SAFETY: the caller's context.
     unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_2.data_end) as usize }
 }

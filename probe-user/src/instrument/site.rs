@@ -32,6 +32,8 @@ pub enum SiteKind {
     /// Where the function decides that its call of `callee` has succeeded, with that call's results in their
     /// registers. Nowhere, if that place cannot be told, or spares nothing.
     Success { callee: &'static str },
+    /// The branch on the error of the function's call of `callee`, whose error is the result from word `error` on.
+    AfterCall { callee: &'static str, error: usize },
     /// At each return, but for those that only [`Success`](Self::Success) leads to.
     Returns { but_success_of: &'static str },
     /// At each return.
@@ -46,6 +48,7 @@ impl SiteKind {
         match self {
             Self::StackCheck | Self::EachReturn => None,
             Self::Success { callee }
+            | Self::AfterCall { callee, .. }
             | Self::Returns {
                 but_success_of: callee,
             } => Some(callee),
@@ -83,6 +86,8 @@ pub enum SiteError {
     Empty,
     #[error("the instruction at +{0:#x} is not understood")]
     NotUnderstood(u64),
+    #[error("the branch on the error of the call within it was not found")]
+    NoBranch,
     #[error("the function never returns")]
     NoReturn,
 }
@@ -98,8 +103,13 @@ pub fn find(
     let success = || callee.and_then(|callee| success::find(body, callee));
     match (architecture, kind) {
         (Architecture::Amd64, SiteKind::StackCheck) => amd64_entry(body).map(|spot| vec![spot]),
-        (Architecture::Amd64, SiteKind::Success { .. }) => {
-            Ok(success().map(amd64_success).into_iter().collect())
+        (Architecture::Amd64, SiteKind::Success { .. }) => Ok(success()
+            .map(|success| amd64_branch(success.at))
+            .into_iter()
+            .collect()),
+        (Architecture::Amd64, SiteKind::AfterCall { error, .. }) => {
+            let at = callee.and_then(|callee| success::branch(body, callee, error));
+            Ok(vec![amd64_branch(at.ok_or(SiteError::NoBranch)?)])
         }
         (Architecture::Amd64, SiteKind::Returns { .. }) => {
             let spared = success().map(|success| success.returns).unwrap_or_default();
@@ -113,13 +123,14 @@ pub fn find(
         (Architecture::Arm64, SiteKind::StackCheck) => arm64_entry(body).map(|spot| vec![spot]),
         // Returns are simulated there: nothing to spare.
         (Architecture::Arm64, SiteKind::Success { .. }) => Ok(Vec::new()),
+        (Architecture::Arm64, SiteKind::AfterCall { .. }) => Err(SiteError::NoBranch),
         (Architecture::Arm64, SiteKind::Returns { .. } | SiteKind::EachReturn) => arm64_returns(body),
     }
 }
 
-fn amd64_success(success: success::Success) -> Spot {
+fn amd64_branch(at: u64) -> Spot {
     Spot {
-        at: success.at,
+        at,
         place: Place::Success,
         emulated: true,
     }

@@ -4,7 +4,7 @@ use std::{fs::File, path::PathBuf};
 
 use aya::{
     Ebpf,
-    maps::{MapData, SockHash},
+    maps::{MapData, ProgramArray, SockHash},
     programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps},
 };
 
@@ -74,9 +74,10 @@ impl Sockets {
 
 /// Loads and attaches the programs of method `socket`. They stay attached as long as `ebpf` lives.
 pub(super) fn start(ebpf: &mut Ebpf) -> Result<SocketMethod, PropagationError> {
-    for program in ["socket_connect", "socket_message"] {
+    for program in ["socket_connect", "socket_message", "socket_frames"] {
         load::program(ebpf, program)?;
     }
+    put_frame_program(ebpf)?;
     for sockets in Sockets::ALL {
         let failed = |source| attach("socket_message to the socket map", source);
         let map = sockets.map(ebpf)?.fd().try_clone().map_err(failed)?;
@@ -119,6 +120,18 @@ fn attach(
         what,
         source: source.into(),
     }
+}
+
+/// `socket_message` and `socket_frames` call the latter by the map `FRAME_PROGRAMS`.
+fn put_frame_program(ebpf: &mut Ebpf) -> Result<(), PropagationError> {
+    const WHAT: &str = "FRAME_PROGRAMS";
+    let frames: &mut SkMsg = program(ebpf, "socket_frames")?;
+    let frames = frames.fd().and_then(|fd| Ok(fd.try_clone()?));
+    let frames = frames.map_err(|source| attach("socket_frames to the map of programs", source))?;
+    let map = ebpf.map_mut(WHAT).ok_or(LoadError::Absent { what: WHAT })?;
+    let mut map = ProgramArray::try_from(map).or(Err(LoadError::Absent { what: WHAT }))?;
+    map.set(0, &frames, 0)
+        .map_err(|source| attach("socket_frames to the map of programs", source))
 }
 
 fn queued_bytes(ebpf: &mut Ebpf, sockets: Sockets) -> Result<u64, PropagationError> {

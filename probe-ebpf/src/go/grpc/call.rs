@@ -16,25 +16,36 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    key::{GoroutineKey, PointerKey},
+    key::{GoroutineKey, PointerKey, SocketKey, SocketStreamKey},
     limits::{HOST_MAX, OPEN_REQUESTS_MAX, PATH_MAX},
     loss::LossReason,
     propagation::Outcome,
-    target::TargetInfo,
+    target::{TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
 };
 
-use super::request::status_code;
+use super::{header_fields, request::status_code};
 use crate::{
     emit,
     go::{
         self, Registers,
-        net_http::call::{CallState, emit_call, find_parent, snapshot, snapshot_value},
+        net_http::call::{CallState, emit_call, find_parent, snapshot, snapshot_value, socket},
     },
     log::kernel_log,
+    maps::{FRAMED, Framed, STREAM_PREPARED},
     memory::{self, GoInterface, GoString},
+    propagation::header,
     scratch::{self, Scratch},
     target,
 };
+
+/// GoroutineKey → the `clientStream` that it is about to send the headers of.
+#[map]
+static GRPC_ATTEMPTS: LruHashMap<GoroutineKey, u64> = LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+
+/// Address of a stream's header fields → its `clientStream`. The goroutine that writes frames has nothing else of the
+/// call that made them.
+#[map]
+static GRPC_HEADER_FIELDS: LruHashMap<PointerKey, u64> = LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
 
 /// Address of a `clientStream` → the call. Deleted at the call's end; what a dying process leaves, the loader sweeps.
 #[map]
@@ -53,7 +64,14 @@ pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
     let Some(target) = target::find(tgid) else {
         return 0;
     };
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        emit::count(LossReason::ReadFault);
+        return 0;
+    };
     let key = key(registers.word::<1>(), tgid);
+    if target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) != 0 {
+        let _ages_out = GRPC_ATTEMPTS.insert(&goroutine, &key.pointer, 0);
+    }
     // SAFETY: nothing of it is read.
     if unsafe { GRPC_CALLS.get(&key) }.is_some() {
         // Another attempt of the same call.
@@ -63,7 +81,7 @@ pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
         emit::count(LossReason::ScratchBusy);
         return 0;
     };
-    let _counted = begin(registers, key, target, scratch);
+    let _counted = begin(registers, &goroutine, key, target, scratch);
     scratch::give_back(scratch);
     0
 }
@@ -78,18 +96,25 @@ fn key(stream: u64, tgid: u32) -> PointerKey {
 }
 
 #[inline(always)]
-fn begin(registers: Registers, key: PointerKey, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+fn begin(
+    registers: Registers,
+    goroutine: &GoroutineKey,
+    key: PointerKey,
+    target: &TargetInfo,
+    scratch: &mut Scratch,
+) -> Option<()> {
     let offsets = &target.offsets;
-    let Some(goroutine) = go::goroutine(key.tgid, registers.g(), offsets) else {
-        return emit::lose(LossReason::ReadFault);
-    };
     scratch.call.begin(EventKind::GoGrpcCall);
     scratch.call.flags = 0;
-    scratch.call.outcome = Outcome::Off as u32;
+    scratch.call.outcome = if target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) == 0 {
+        Outcome::Off as u32
+    } else {
+        Outcome::NoConnection as u32
+    };
     let Some(context) = read_call(key.pointer, offsets, scratch) else {
         return emit::lose(LossReason::ReadFault);
     };
-    find_parent(&mut scratch.call, &goroutine, registers.g(), context, offsets);
+    find_parent(&mut scratch.call, goroutine, registers.g(), context, offsets);
     kernel_log!(
         "gRPC call begins on goroutine {} of {}, parent found by way {}",
         goroutine.goid,
@@ -125,6 +150,161 @@ fn read_call(stream: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<u6
         state.flags |= CALL_SERVER_STREAMS;
     }
     Some(context.data)
+}
+
+/// The header fields of an attempt have been made.
+///
+/// At the branch of `func (t *http2Client) NewStream(ctx context.Context, callHdr *CallHdr, ...)` on the error that
+/// `createHeaderFields` has returned: words 1 and 2 the fields, 4 the error's type.
+#[uprobe]
+pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.word::<4>() != 0 {
+        return 0;
+    }
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        return 0;
+    };
+    // SAFETY: a plain number.
+    let Some(call) = (unsafe { GRPC_ATTEMPTS.get(&goroutine) }) else {
+        return 0;
+    };
+    let call = *call;
+    // The next stream of this goroutine may be one that is no call, such as a health check.
+    let _ours_alone = GRPC_ATTEMPTS.remove(&goroutine);
+    let Some(state) = GRPC_CALLS.get_ptr_mut(&key(call, tgid)) else {
+        return 0;
+    };
+    // SAFETY: one attempt of a call is made at a time.
+    let state = unsafe { &mut *state };
+    let Some(scratch) = scratch::take() else {
+        emit::count(LossReason::ScratchBusy);
+        return 0;
+    };
+    let fields = GoString {
+        address: registers.word::<1>(),
+        len: registers.word::<2>(),
+    };
+    if header_fields::note(fields, scratch).is_some() && scratch.incoming.has_sw8() {
+        state.outcome = Outcome::Present as u32;
+        emit::count(LossReason::PropagationPresent);
+    } else {
+        let _ages_out = GRPC_HEADER_FIELDS.insert(&key(fields.address, tgid), &call, 0);
+    }
+    scratch::give_back(scratch);
+    0
+}
+
+/// A stream's headers are about to be put into a frame, on the goroutine that writes the connection.
+///
+/// `func (l *loopyWriter) writeHeader(streamID uint32, endStream bool, hf []hpack.HeaderField, ...)`: word 1 the
+/// writer, 2 the stream, 4 the fields. Servers write theirs by it, too.
+#[uprobe]
+pub(crate) fn go_grpc_write_header(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.will_restart() {
+        return 0;
+    }
+    let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        return 0;
+    };
+    let fields = key(registers.word::<4>(), tgid);
+    // SAFETY: a plain number.
+    let Some(call) = (unsafe { GRPC_HEADER_FIELDS.get(&fields) }) else {
+        return 0;
+    };
+    let call = *call;
+    let _ours_alone = GRPC_HEADER_FIELDS.remove(&fields);
+    let Some(state) = GRPC_CALLS.get_ptr_mut(&key(call, tgid)) else {
+        return 0;
+    };
+    let Some(scratch) = scratch::take() else {
+        emit::count(LossReason::ScratchBusy);
+        return 0;
+    };
+    // SAFETY: the call waits for its headers to go out; what else is written of it is its end.
+    let _noted = prepare(registers, unsafe { &mut *state }, target, tgid, scratch);
+    scratch::give_back(scratch);
+    0
+}
+
+#[inline(always)]
+fn prepare(
+    registers: Registers,
+    state: &mut CallState,
+    target: &TargetInfo,
+    tgid: u32,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    let Some(socket) = connection(registers.word::<1>(), tgid, &target.offsets, scratch) else {
+        state.outcome = Outcome::UnknownConnection as u32;
+        return emit::lose(LossReason::PropagationUnknownConnection);
+    };
+    if header::write::<true>(state, target, tgid, scratch).is_none() {
+        state.outcome = Outcome::TooLong as u32;
+        return emit::lose(LossReason::PropagationTooLong);
+    }
+    let stream = SocketStreamKey {
+        socket,
+        id: registers.word::<2>() as u32,
+        _pad: 0,
+    };
+    if STREAM_PREPARED.insert(&stream, &scratch.prepared, 0).is_err() {
+        return None;
+    }
+    state.socket = socket;
+    state.stream = stream.id;
+    state.outcome = Outcome::NotSeen as u32;
+    if let Some(framed) = FRAMED.get_ptr_mut(&socket) {
+        // SAFETY: this goroutine alone writes the connection.
+        unsafe { (*framed).pending += 1 };
+    } else {
+        let framed = Framed {
+            left: 0,
+            at: 0,
+            pending: 1,
+            lost: 0,
+        };
+        let _ages_out = FRAMED.insert(&socket, &framed, 0);
+    }
+    Some(())
+}
+
+/// The socket that the writer writes to, if it is a plain TCP one.
+#[inline(always)]
+fn connection(writer: u64, tgid: u32, offsets: &Offsets, scratch: &mut Scratch) -> Option<SocketKey> {
+    let framer: u64 = memory::read(writer + offsets.get(GoField::GrpcLoopyWriterFramer)?)?;
+    let buffer: u64 = memory::read(framer + offsets.get(GoField::GrpcFramerWriter)?)?;
+    let conn: GoInterface = memory::read(buffer + offsets.get(GoField::GrpcBufWriterConn)?)?;
+    socket(conn.data, tgid, offsets, &mut scratch.window)
+}
+
+/// What became of the call's header, which `socket_frames` has noted beside it.
+#[inline(always)]
+fn outcome(state: &CallState) -> u32 {
+    if state.outcome != Outcome::NotSeen as u32 {
+        return state.outcome;
+    }
+    let stream = SocketStreamKey {
+        socket: state.socket,
+        id: state.stream,
+        _pad: 0,
+    };
+    // SAFETY: a plain number in a live entry.
+    let Some(prepared) = (unsafe { STREAM_PREPARED.get(&stream) }) else {
+        return Outcome::NotSeen as u32;
+    };
+    let outcome = prepared.outcome;
+    let _ours_alone = STREAM_PREPARED.remove(&stream);
+    if outcome == Outcome::NotSeen as u32 {
+        emit::count(LossReason::PropagationNotEnrolled);
+    }
+    outcome
 }
 
 /// A call is over.
@@ -259,7 +439,7 @@ fn send(
     let Some(goroutine) = go::goroutine(tgid, registers.g(), offsets) else {
         return emit::lose(LossReason::ReadFault);
     };
-    let mut event = scratch.call.event(&goroutine, scratch.call.outcome);
+    let mut event = scratch.call.event(&goroutine, outcome(&scratch.call));
     if error.kind == 0 {
         event.flags |= STATUS_READ;
     } else {

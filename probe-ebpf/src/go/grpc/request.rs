@@ -17,11 +17,12 @@ use probe_common::{
     },
     field::{GoField, Offsets},
     key::StreamKey,
-    limits::{CORRELATION_MAX, PATH_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES, TRACEPARENT_LEN},
+    limits::{CORRELATION_MAX, PATH_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES},
     loss::LossReason,
     target::TargetInfo,
 };
 
+use super::header_fields::{self, Incoming};
 use crate::{
     emit,
     go::{
@@ -36,26 +37,6 @@ use crate::{
 
 /// Streams whose headers have come and that no goroutine serves yet.
 const INCOMING_MAX: u32 = 2048;
-/// Header fields that are looked at; a request has ten of its own.
-const FIELDS_MAX: u32 = 64;
-/// Bytes of an `hpack.HeaderField`: name, value, and a flag.
-const FIELD_BYTES: u64 = 40;
-/// Fields fetched at once.
-const FIELDS_AT_ONCE: u32 = 8;
-
-/// Our headers of a stream.
-#[repr(C, align(8))]
-pub(crate) struct Incoming {
-    sw8_len: u16,
-    correlation_len: u16,
-    sw8_x_len: u16,
-    traceparent_len: u16,
-    sw8: [u8; SW8_MAX],
-    correlation: [u8; CORRELATION_MAX],
-    sw8_x: [u8; SW8_X_MAX],
-    traceparent: [u8; TRACEPARENT_BYTES],
-}
-
 /// StreamKey → our headers that came with the stream. `go_grpc_handle_stream` takes them out; those of streams that
 /// are never served age out.
 #[map]
@@ -108,44 +89,8 @@ fn note_headers(
     scratch: &mut Scratch,
 ) -> Option<()> {
     let fields: GoString = memory::read(frame + offsets.get(GoField::MetaHeadersFrameFields)?)?;
-    scratch.incoming.sw8_len = 0;
-    scratch.incoming.correlation_len = 0;
-    scratch.incoming.sw8_x_len = 0;
-    scratch.incoming.traceparent_len = 0;
-    let mut count = fields.len;
-    if count > u64::from(FIELDS_MAX) {
-        count = u64::from(FIELDS_MAX);
-    }
-    let mut first = 0;
-    while first < FIELDS_MAX {
-        if u64::from(first) >= count {
-            break;
-        }
-        let mut left = count - u64::from(first);
-        if left > u64::from(FIELDS_AT_ONCE) {
-            left = u64::from(FIELDS_AT_ONCE);
-        }
-        let address = fields.address + u64::from(first) * FIELD_BYTES;
-        scratch.window.fetch(address, left * FIELD_BYTES - 8)?;
-        let mut index = 0;
-        while index < FIELDS_AT_ONCE {
-            let at = u64::from(index) * FIELD_BYTES;
-            // Nothing behind the last one that was fetched.
-            let Some(name_len) = scratch.window.word(at + 8) else {
-                break;
-            };
-            if name_len == 3 || name_len == 5 || name_len == 11 || name_len == 15 {
-                take_field(scratch.slot, at as u32);
-            }
-            index += 1;
-        }
-        first += FIELDS_AT_ONCE;
-    }
-    if scratch.incoming.sw8_len == 0
-        && scratch.incoming.traceparent_len == 0
-        && scratch.incoming.correlation_len == 0
-        && scratch.incoming.sw8_x_len == 0
-    {
+    header_fields::note(fields, scratch)?;
+    if scratch.incoming.is_empty() {
         return Some(());
     }
     // A pointer to the embedded `HeadersFrame` comes first.
@@ -158,67 +103,6 @@ fn note_headers(
     };
     let _ages_out = GRPC_INCOMING.insert(&key, &scratch.incoming, 0);
     Some(())
-}
-
-/// Keeps the header field at `at` of the window if it is one of ours.
-///
-/// A global function, as `head::scan_word` is.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn take_field(slot: u32, at: u32) -> u32 {
-    let Some(scratch) = scratch::taken(slot) else {
-        return 0;
-    };
-    let at = u64::from(at);
-    let (Some(name), Some(value)) = (scratch.window.string(at), scratch.window.string(at + 16)) else {
-        return 0;
-    };
-    let to = &mut scratch.incoming;
-    let mut text = [0u8; 16];
-    // A name ends within the program's memory, what lies behind it may not.
-    match name.len {
-        3 if read_name::<3>(name.address, &mut text) && text[..3] == *b"sw8" => {
-            to.sw8_len = value_of::<SW8_MAX>(value, to.sw8.as_mut_ptr());
-        }
-        5 if read_name::<5>(name.address, &mut text) && text[..5] == *b"sw8-x" => {
-            to.sw8_x_len = value_of::<SW8_X_MAX>(value, to.sw8_x.as_mut_ptr());
-        }
-        11 if read_name::<11>(name.address, &mut text) && text[..11] == *b"traceparent" => {
-            if value.len >= TRACEPARENT_LEN as u64 {
-                to.traceparent_len = value_of::<TRACEPARENT_BYTES>(value, to.traceparent.as_mut_ptr());
-            }
-        }
-        15 if read_name::<15>(name.address, &mut text) && text[..15] == *b"sw8-correlation" => {
-            to.correlation_len = value_of::<CORRELATION_MAX>(value, to.correlation.as_mut_ptr());
-        }
-        _ => {}
-    }
-    0
-}
-
-#[inline(always)]
-fn read_name<const LEN: usize>(address: u64, to: &mut [u8; 16]) -> bool {
-    match memory::read::<[u8; LEN]>(address) {
-        Some(name) => {
-            let mut index = 0;
-            while index < LEN {
-                to[index] = name[index];
-                index += 1;
-            }
-            true
-        }
-        None => false,
-    }
-}
-
-/// A value that does not fit is counted and treated as absent.
-#[inline(always)]
-fn value_of<const MAX: usize>(value: GoString, to: *mut u8) -> u16 {
-    if value.len >= MAX as u64 {
-        emit::count(LossReason::HeaderTooLong);
-        return 0;
-    }
-    memory::read_string::<MAX>(value, to).unwrap_or(0)
 }
 
 /// A server begins to serve a stream.

@@ -50,10 +50,11 @@ pub(crate) struct CallState {
     pub(crate) flags: u32,
     /// An `Outcome`. While it is `NotSeen`, `socket` says where the header was prepared.
     pub(crate) outcome: u32,
-    socket: SocketKey,
+    pub(crate) socket: SocketKey,
     /// What is sent of it at its end.
     pub(crate) kind: EventKind,
-    _pad: u32,
+    /// The stream on the socket's connection, where that has streams.
+    pub(crate) stream: u32,
     pub(crate) method_len: u16,
     scheme_len: u16,
     pub(crate) peer_len: u16,
@@ -290,7 +291,7 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
         state.outcome = Outcome::UnknownConnection as u32;
         return emit::lose(LossReason::PropagationUnknownConnection);
     };
-    if header::write(state, target, tgid, scratch).is_none() {
+    if header::write::<false>(state, target, tgid, scratch).is_none() {
         state.outcome = Outcome::TooLong as u32;
         return emit::lose(LossReason::PropagationTooLong);
     }
@@ -305,7 +306,7 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
 ///
 /// One layer only: a wrapper around a `tls.Conn` must not be looked through, whose first field is a connection too.
 #[inline(always)]
-fn socket(conn: u64, tgid: u32, offsets: &Offsets, window: &mut Window) -> Option<SocketKey> {
+pub(crate) fn socket(conn: u64, tgid: u32, offsets: &Offsets, window: &mut Window) -> Option<SocketKey> {
     if let Some(socket) = tcp_socket(conn, tgid, offsets, window) {
         return Some(socket);
     }

@@ -12,8 +12,14 @@ use iced_x86::{
 
 /// Instructions between a call and the branch on its error: the test, padding, spills.
 const NEAR: usize = 12;
-/// Words 1 and 2 of the results: the value, and the type of the error.
-const RESULTS: [Register; 2] = [Register::RAX, Register::RBX];
+/// The registers of the first words of a function's results.
+const WORDS: [Register; 5] = [
+    Register::RAX,
+    Register::RBX,
+    Register::RCX,
+    Register::RDI,
+    Register::RSI,
+];
 
 /// The place, and what it spares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,18 +31,10 @@ pub(super) struct Success {
 }
 
 /// Finds where `body` decides about the one call of the function at `callee`, which is given as the distance from
-/// the body's first byte.
+/// the body's first byte, and which returns a pointer and an error.
 pub(super) fn find(body: &[u8], callee: u64) -> Option<Success> {
     let code = Code::decode(body)?;
-    let call = code.only_call(callee)?;
-    let branch = code.branch_on_error(call)?;
-    let first = code.instructions.get(call)?.next_ip();
-    let checked = code.instructions.get(branch)?;
-    // Other calls may share the branch: their results must be in the same registers, too.
-    let arrivals = code.jumps_into(first..=checked.ip());
-    if !code.results_live(branch) || !arrivals.iter().all(|jump| code.results_live(*jump)) {
-        return None;
-    }
+    let checked = code.checked(callee, 2)?;
     let success = if checked.mnemonic() == Mnemonic::Je {
         checked.near_branch_target()
     } else {
@@ -50,6 +48,12 @@ pub(super) fn find(body: &[u8], callee: u64) -> Option<Success> {
         at: checked.ip(),
         returns,
     })
+}
+
+/// Where `body` branches on the error of its one call of the function at `callee`, with the call's results in their
+/// registers: the first word, and the error from word `error` on.
+pub(super) fn branch(body: &[u8], callee: u64, error: usize) -> Option<u64> {
+    Some(Code::decode(body)?.checked(callee, error)?.ip())
 }
 
 struct Code {
@@ -72,6 +76,18 @@ impl Code {
         Some(Self { instructions })
     }
 
+    fn checked(&self, callee: u64, error: usize) -> Option<&Instruction> {
+        let error = *WORDS.get(error.checked_sub(1)?)?;
+        let call = self.only_call(callee)?;
+        let branch = self.branch_on(error, call)?;
+        let first = self.instructions.get(call)?.next_ip();
+        let checked = self.instructions.get(branch)?;
+        // Other calls may share the branch: their results must be in the same registers, too.
+        let arrivals = self.jumps_into(first..=checked.ip());
+        let live = |index| self.results_live(index, error);
+        (live(branch) && arrivals.into_iter().all(live)).then_some(checked)
+    }
+
     fn index(&self, ip: u64) -> Option<usize> {
         self.instructions.binary_search_by_key(&ip, Instruction::ip).ok()
     }
@@ -84,8 +100,8 @@ impl Code {
         calls.next().is_none().then_some(index)
     }
 
-    /// The branch right behind `test rbx, rbx` soon after the call.
-    fn branch_on_error(&self, call: usize) -> Option<usize> {
+    /// The branch right behind the test whether the error is nil, soon after the call.
+    fn branch_on(&self, error: Register, call: usize) -> Option<usize> {
         let mut tested = false;
         for (index, instruction) in self.instructions.iter().enumerate().skip(call + 1).take(NEAR) {
             if matches!(instruction.mnemonic(), Mnemonic::Je | Mnemonic::Jne) {
@@ -95,8 +111,8 @@ impl Code {
                 return None;
             }
             if instruction.mnemonic() == Mnemonic::Test
-                && instruction.op0_register() == Register::RBX
-                && instruction.op1_register() == Register::RBX
+                && instruction.op0_register() == error
+                && instruction.op1_register() == error
             {
                 tested = true;
             } else if instruction.rflags_modified() != 0 {
@@ -121,7 +137,8 @@ impl Code {
     }
 
     /// Whether the results of a call are still in their registers when the instruction at `index` runs.
-    fn results_live(&self, index: usize) -> bool {
+    fn results_live(&self, index: usize, error: Register) -> bool {
+        let results = [Register::RAX, error];
         let mut factory = InstructionInfoFactory::new();
         let before = self.instructions.get(index.saturating_sub(NEAR)..index);
         for instruction in before.unwrap_or_default().iter().rev() {
@@ -136,7 +153,7 @@ impl Code {
                     used.access(),
                     OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
                 );
-                !read_only && RESULTS.contains(&used.register().full_register())
+                !read_only && results.contains(&used.register().full_register())
             });
             if overwritten || instruction.flow_control() != FlowControl::Next {
                 return false;
@@ -213,6 +230,17 @@ mod tests {
         body[8] = 0x75;
         let success = find(&body, CALLEE).unwrap();
         assert_eq!((success.at, success.returns), (8, BTreeSet::from([13])));
+    }
+
+    #[test]
+    fn an_error_may_come_in_a_later_word() {
+        // test rdi, rdi
+        let mut body = CHECKED;
+        body[7] = 0xff;
+        assert_eq!(branch(&body, CALLEE, 4), Some(8));
+        assert_eq!(branch(&body, CALLEE, 2), None);
+        assert_eq!(branch(&body, CALLEE, 0), None);
+        assert_eq!(branch(&body, CALLEE, 99), None);
     }
 
     #[test]
