@@ -2,6 +2,7 @@
 
 pub mod elf;
 pub mod go;
+pub mod module;
 pub mod pclntab;
 pub mod process;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::discover::{
     elf::{Architecture, Elf, ElfError},
+    module::ModuleVersion,
     pclntab::{Found, Pclntab},
 };
 
@@ -111,6 +112,21 @@ pub struct Module {
     pub version: String,
     /// Another module's code was put in its place.
     pub replaced: bool,
+}
+
+/// Why it is not known of which version a package is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ModuleUnknown {
+    #[error("the build information lists no modules")]
+    NoList,
+    #[error("the build information does not list it")]
+    NotListed,
+    #[error("the build information does not say it")]
+    NoVersion,
+    #[error("the build has put other code in its place")]
+    Replaced,
+    #[error("the build has taken a commit that is no release")]
+    NoRelease,
 }
 
 /// An opened Go program.
@@ -248,6 +264,11 @@ impl GoBinary {
         let module = self.modules.as_ref()?.iter().find(|module| module.path == path)?;
         Some(module.version.as_str())
             .filter(|version| !module.replaced && !version.is_empty() && *version != "(devel)")
+    }
+
+    /// The module that the package comes from, and its version.
+    pub fn module_of(&self, package: &str) -> Result<(&Module, ModuleVersion), ModuleUnknown> {
+        module_of(self.modules.as_ref().ok_or(ModuleUnknown::NoList)?, package)
     }
 }
 
@@ -443,6 +464,25 @@ fn parse_modules(text: &str) -> (Option<Vec<Module>>, Vec<(String, String)>) {
     ((!modules.is_empty()).then_some(modules), settings)
 }
 
+/// A package may have moved from one module to another: it is of the one whose path is the longest beginning of its
+/// own, as Go has it.
+fn module_of<'a>(modules: &'a [Module], package: &str) -> Result<(&'a Module, ModuleVersion), ModuleUnknown> {
+    let holds = |module: &&Module| {
+        let rest = package.strip_prefix(&module.path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let module = modules
+        .iter()
+        .filter(holds)
+        .max_by_key(|module| module.path.len())
+        .ok_or(ModuleUnknown::NotListed)?;
+    if module.replaced {
+        return Err(ModuleUnknown::Replaced);
+    }
+    let version = ModuleVersion::parse(&module.version).ok_or(ModuleUnknown::NoVersion)?;
+    Ok((module, version))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -495,6 +535,28 @@ mod tests {
         assert_eq!(settings[0], ("CGO_ENABLED".to_owned(), "1".to_owned()));
         assert_eq!(settings[1], ("-ldflags".to_owned(), "-s -w".to_owned()));
         assert_eq!(parse_modules("path\tcommand-line-arguments\n").0, None);
+    }
+
+    #[test]
+    fn a_package_is_of_the_module_that_holds_it() {
+        let text = "mod\texample/web\t(devel)\t\ndep\tgolang.org/x/net\tv0.30.0\th1:x\n\
+            dep\tgoogle.golang.org/genproto\tv0.0.0-20230410155749-daa745c078e1\th1:x\n\
+            dep\tgoogle.golang.org/genproto/googleapis/rpc\tv0.0.0-20240604185151-ef581f913117\th1:x\n\
+            dep\tgoogle.golang.org/grpc\tv1.60.0\n=>\t../grpc\t(devel)\t\n";
+        let modules = parse_modules(text).0.unwrap();
+        let found = |package| module_of(&modules, package).map(|(module, _)| module.version.as_str());
+        assert_eq!(found("golang.org/x/net/http2"), Ok("v0.30.0"));
+        assert_eq!(
+            found("google.golang.org/genproto/googleapis/rpc/status"),
+            Ok("v0.0.0-20240604185151-ef581f913117")
+        );
+        assert_eq!(
+            found("google.golang.org/genproto/googleapis/rpcs"),
+            Ok("v0.0.0-20230410155749-daa745c078e1")
+        );
+        assert_eq!(found("google.golang.org/grpc"), Err(ModuleUnknown::Replaced));
+        assert_eq!(found("example/web/part"), Err(ModuleUnknown::NoVersion));
+        assert_eq!(found("golang.org/x/netip"), Err(ModuleUnknown::NotListed));
     }
 
     #[test]
