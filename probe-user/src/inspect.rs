@@ -116,7 +116,10 @@ pub struct OffsetReport {
     pub source: &'static str,
     /// The release on which a table's offset was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub measured: Option<String>,
+    pub measured: Option<&'static str>,
+    /// What that is a release of, if not of Go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub module: Option<&'static str>,
 }
 
 /// The answer in words.
@@ -237,7 +240,7 @@ fn hooks(plan: &Plan) -> Vec<HookReport> {
                 None if sites.is_empty() && matches!(hook.site, SiteKind::Success { .. }) => {
                     Some("the returns serve".to_owned())
                 }
-                None if sites.is_empty() => Some("not for this Go version".to_owned()),
+                None if sites.is_empty() => Some("not for this version".to_owned()),
                 None => None,
             };
             let symbol = plan.sites.iter().find(|site| site.program == hook.program);
@@ -267,11 +270,11 @@ fn place(place: Place) -> &'static str {
 
 fn offsets(plan: &Plan) -> Vec<OffsetReport> {
     let report = |(field, source): &(_, OffsetSource)| {
-        let (source, measured) = match source {
-            OffsetSource::Dwarf => ("DWARF", None),
-            OffsetSource::Table(version) => ("table", Some(version.to_string())),
-            OffsetSource::NotYet => ("not in this Go version", None),
-            OffsetSource::Unknown => ("unknown", None),
+        let (source, measured, module) = match *source {
+            OffsetSource::Dwarf => ("DWARF", None, None),
+            OffsetSource::Table { module, release } => ("table", Some(release), module),
+            OffsetSource::NotYet => ("not in this version", None, None),
+            OffsetSource::Unknown => ("unknown", None, None),
         };
         let offset = plan
             .offsets
@@ -282,6 +285,7 @@ fn offsets(plan: &Plan) -> Vec<OffsetReport> {
             offset,
             source,
             measured,
+            module,
         }
     };
     plan.offset_sources.iter().map(report).collect()
@@ -398,18 +402,19 @@ pub fn write_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         write_hook(hook, out)?;
     }
     writeln!(out)?;
+    let fields = report.offsets.iter().map(|offset| offset.field.len());
+    let width = fields.max().unwrap_or_default();
     for offset in &report.offsets {
         let value = offset
             .offset
             .map_or_else(|| "-".to_owned(), |offset| offset.to_string());
         let measured = offset
             .measured
-            .as_ref()
-            .map(|version| format!(" of Go {version}"))
+            .map(|release| format!(" of {} {release}", offset.module.unwrap_or("Go")))
             .unwrap_or_default();
         writeln!(
             out,
-            "{:<38} {value:>5}  {}{measured}",
+            "{:<width$} {value:>5}  {}{measured}",
             offset.field, offset.source
         )?;
     }

@@ -12,11 +12,11 @@ use thiserror::Error;
 
 pub use self::site::{Place, SiteKind};
 use self::{
-    offset::{OffsetSource, StructOffsets},
+    offset::{OffsetSource, StructOffsets, Unmeasured},
     site::SiteError,
 };
 use crate::discover::{
-    go::{BinaryError, GoBinary, GoVersion},
+    go::{BinaryError, GoBinary, ModuleUnknown},
     pclntab::{Found, Function},
     types::types_field,
 };
@@ -57,30 +57,31 @@ pub struct Versions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModuleVersions {
     pub path: &'static str,
-    pub since: (u16, u16),
-    pub before: Option<(u16, u16)>,
+    pub since: (u64, u64),
+    pub before: Option<(u64, u64)>,
 }
 
 // === impl Versions ===
 
 impl Versions {
-    /// `Err` names the module whose version is not known, and would have to be.
-    fn contain(self, binary: &GoBinary) -> Result<bool, &'static str> {
+    fn contain(self, binary: &GoBinary) -> Result<bool, RefusalReason> {
         let minor = binary.go_version.minor;
         let go = minor >= self.since && self.before.is_none_or(|before| minor < before);
         let Some(module) = self.module.filter(|_| go) else {
             return Ok(go);
         };
-        let version = binary.module_version(module.path).and_then(major_and_minor);
-        let version = version.ok_or(module.path)?;
+        let unknown = |why| RefusalReason::UnknownModule {
+            module: module.path,
+            why,
+        };
+        let (_, version) = binary.module_of(module.path).map_err(unknown)?;
+        // A commit is named after the last tag that leads to it, which may be much older.
+        if !version.is_release() {
+            return Err(unknown(ModuleUnknown::NoRelease));
+        }
+        let version = version.minor();
         Ok(version >= module.since && module.before.is_none_or(|before| version < before))
     }
-}
-
-/// The first two numbers of a module's version, such as `v1.60.1` or a pseudo-version.
-fn major_and_minor(version: &str) -> Option<(u16, u16)> {
-    let mut numbers = version.strip_prefix('v')?.split('.');
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// What of a library stands or falls together. The linker leaves out what a program does not use: one that only
@@ -138,7 +139,7 @@ pub struct Site {
 }
 
 /// A hook that has no site in a binary, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub program: &'static str,
     pub symbol: &'static str,
@@ -147,22 +148,21 @@ pub struct Refusal {
     pub reason: RefusalReason,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RefusalReason {
     #[error("not in the binary")]
     NotInBinary,
-    #[error("it depends on the version of {0}, which the binary does not name")]
-    UnknownModule(&'static str),
+    #[error("it depends on the version of {module}, which is not known: {why}")]
+    UnknownModule {
+        module: &'static str,
+        why: ModuleUnknown,
+    },
     #[error(transparent)]
     Site(#[from] SiteError),
     #[error("the function's code cannot be read")]
     Unreadable,
-    #[error(
-        "the offset of {} is not in the binary's DWARF, and {}",
-        offset::name(*field),
-        not_measured(*field, *version)
-    )]
-    UnknownOffset { field: GoField, version: GoVersion },
+    #[error("the offset of {} is not in the binary's DWARF, and {why}", offset::name(*field))]
+    UnknownOffset { field: GoField, why: Unmeasured },
     #[error("{0} has no site, and without it this {1} cannot be traced")]
     PartRefused(&'static str, Part),
 }
@@ -172,7 +172,7 @@ pub enum RefusalReason {
 impl Refusal {
     /// What is lost by it; `None` if nothing is.
     pub fn loss(&self) -> Option<String> {
-        match (self.on_missing, self.reason) {
+        match (self.on_missing, &self.reason) {
             (OnMissing::Unused(_), RefusalReason::NotInBinary) => None,
             (OnMissing::Refuse, _) => Some(format!("the {} is not traced", self.part)),
             (OnMissing::Degrade(what) | OnMissing::Unused(what), _) => Some(what.to_owned()),
@@ -190,15 +190,6 @@ pub fn programs() -> impl Iterator<Item = &'static str> {
     programs.sort_unstable();
     programs.dedup();
     programs.into_iter()
-}
-
-fn not_measured(field: GoField, version: GoVersion) -> String {
-    if let Some(module) = field.module() {
-        return format!("this version of {module} was not measured");
-    }
-    let newest = offset::newest_measured(version.minor)
-        .map_or_else(String::new, |newest| format!(" (the newest is {newest})"));
-    format!("Go {version} was not measured{newest}")
 }
 
 /// What a binary offers.
@@ -236,7 +227,12 @@ pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
     let agents: Vec<&str> = go::AGENTS.iter().map(|(prefix, _)| *prefix).collect();
     let found = binary.look_up(&symbols, &agents)?;
 
-    let structs = StructOffsets::find(binary);
+    let asked: Vec<GoField> = hooks()
+        .filter(|hook| is_present(hook.part, &found))
+        .flat_map(|hook| hook.needs.iter().chain(hook.wants))
+        .copied()
+        .collect();
+    let structs = StructOffsets::find(binary, &asked);
     let mut planned = Plan {
         sites: Vec::new(),
         refusals: Vec::new(),
@@ -249,10 +245,23 @@ pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
         already_traced: found.prefixed.as_deref().and_then(agent_name),
     };
     for part in Part::ALL {
-        let hooks: Vec<&Hook> = hooks().filter(|hook| hook.part == part).collect();
-        plan_part(binary, &found, part, &hooks, &mut planned);
+        if is_present(part, &found) {
+            let hooks: Vec<&Hook> = hooks().filter(|hook| hook.part == part).collect();
+            plan_part(binary, &found, part, &hooks, &mut planned);
+        } else {
+            planned.absent.push(part);
+        }
     }
     Ok(planned)
+}
+
+/// Whether the program has any function without which the part is nothing.
+fn is_present(part: Part, found: &Found) -> bool {
+    let mut hooks = go::LIBRARIES.iter().flat_map(|library| library.hooks);
+    hooks.any(|hook| {
+        let is_essential = hook.part == part && hook.on_missing == OnMissing::Refuse;
+        is_essential && hook.symbols.iter().any(|symbol| found.function(symbol).is_some())
+    })
 }
 
 fn agent_name(function: &str) -> Option<String> {
@@ -263,24 +272,13 @@ fn agent_name(function: &str) -> Option<String> {
 }
 
 fn plan_part(binary: &GoBinary, found: &Found, part: Part, hooks: &[&'static Hook], planned: &mut Plan) {
-    let has = |hook: &Hook| hook.symbols.iter().any(|symbol| found.function(symbol).is_some());
-    if !hooks
-        .iter()
-        .any(|hook| hook.on_missing == OnMissing::Refuse && has(hook))
-    {
-        planned.absent.push(part);
-        return;
-    }
     let mut sites = Vec::new();
     let mut refusals = Vec::new();
     for hook in hooks {
         let placed = match hook.versions.contain(binary) {
             Ok(true) => place(binary, found, hook, &planned.offset_sources),
             Ok(false) => continue,
-            Err(module) => {
-                let symbol = hook.symbols.first().copied().unwrap_or_default();
-                Err((symbol, RefusalReason::UnknownModule(module)))
-            }
+            Err(reason) => Err((hook.symbols.first().copied().unwrap_or_default(), reason)),
         };
         match placed {
             Ok(mut spots) => sites.append(&mut spots),
@@ -343,7 +341,7 @@ fn place(
             symbol,
             RefusalReason::UnknownOffset {
                 field: *field,
-                version: binary.go_version,
+                why: Unmeasured::new(binary, *field),
             },
         ));
     }
@@ -479,7 +477,7 @@ mod tests {
                 assert!(
                     plan.offset_sources
                         .iter()
-                        .all(|(_, source)| matches!(source, OffsetSource::Table(_)))
+                        .all(|(_, source)| matches!(source, OffsetSource::Table { module: None, .. }))
                 );
                 assert_eq!(Some(plan.offsets), with_dwarf, "{name}");
             } else {

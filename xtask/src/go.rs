@@ -49,16 +49,21 @@ pub fn go_command(version: &str) -> Result<Go> {
 
 /// Every release since Go 1.19 that can be had for this machine, the oldest first.
 pub fn releases() -> Result<Vec<String>> {
+    Ok(parse_releases(&versions(MODULE)?))
+}
+
+/// The module's name and all its versions, the oldest first.
+pub fn versions(module: &str) -> Result<String> {
     let output = Command::new(toolchain::go()?)
-        .args(["list", "-m", "-versions", MODULE])
+        .args(["list", "-m", "-versions", module])
         .env("GOTOOLCHAIN", "local")
         .env("GOFLAGS", "-mod=mod")
         .current_dir(std::env::temp_dir())
         .stderr(Stdio::inherit())
         .output()
-        .context("ask for the list of Go releases")?;
-    ensure!(output.status.success(), "the list of Go releases cannot be had");
-    Ok(parse_releases(&String::from_utf8_lossy(&output.stdout)))
+        .with_context(|| format!("ask for the versions of {module}"))?;
+    ensure!(output.status.success(), "the versions of {module} cannot be had");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The newest of the releases with this minor version: of `24`, `1.24.13`.

@@ -24,8 +24,8 @@ enum Command {
     Test(test::Options),
     /// Trace three small Go services and show the traces
     Demo(demo::Options),
-    /// Measure the offsets of Go's struct fields in every Go release, and write offsets.json
-    Offsets,
+    /// Measure the offsets of struct fields in every release of Go and of traced libraries, and write offsets.json
+    Offsets(offsets::Options),
     /// Measure what tracing costs
     Bench(bench::Options),
     /// Run a real SkyWalking OAP on the loopback address until Ctrl-C
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Command::Build => build::release().map(|_| ExitCode::SUCCESS),
         Command::Test(options) => Ok(test::run(&options)),
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
-        Command::Offsets => offsets::run().map(|()| ExitCode::SUCCESS),
+        Command::Offsets(options) => offsets::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Oap { version } => oap::run(&version, oap::Ports::CUSTOMARY).map(|()| ExitCode::SUCCESS),
     };

@@ -1,5 +1,8 @@
-//! `cargo xtask offsets`: builds a small Go program with every Go release there is to have, reads the offsets of
-//! struct fields from its DWARF by skyprobe's own reader, and writes the table that is used for stripped binaries.
+//! `cargo xtask offsets`: builds a small Go program with every Go release there is to have, and another with every
+//! grpc-go, reads the offsets of struct fields from their DWARF by skyprobe's own reader, and writes the table that is
+//! used for stripped binaries.
+
+pub mod modules;
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -45,16 +49,33 @@ func main() {
 /// The oldest and newest minor version that are measured.
 const MINORS: std::ops::RangeInclusive<u32> = 19..=27;
 
+/// What is to be measured.
+#[derive(Args)]
+pub struct Options {
+    /// Measure only these, and keep the rest of the table
+    #[arg(long, value_enum)]
+    only: Option<Only>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Only {
+    Go,
+    Modules,
+}
+
 type Offsets = BTreeMap<String, u16>;
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Table {
     rows: Vec<Row>,
+    /// Of each module that is a library's, by its versions.
+    #[serde(default)]
+    modules: BTreeMap<String, Vec<Row>>,
 }
 
 /// What holds from the first to the last measured release. Patch releases do change layouts: Go 1.26.11 moved fields
 /// of `net/http.response`.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Row {
     measured: Vec<String>,
     offsets: Offsets,
@@ -62,12 +83,20 @@ struct Row {
 
 #[derive(Deserialize)]
 struct Inspected {
+    modules: Option<Vec<Module>>,
     hooks: Vec<Hook>,
     offsets: Vec<Offset>,
 }
 
 #[derive(Deserialize)]
+struct Module {
+    path: String,
+    version: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct Hook {
+    library: String,
     program: String,
     symbol: String,
     reason: Option<String>,
@@ -80,8 +109,8 @@ struct Offset {
     source: String,
 }
 
-/// Measures everything anew.
-pub fn run() -> Result<()> {
+/// Measures everything anew, or what is asked for.
+pub fn run(options: &Options) -> Result<()> {
     toolchain::install()?;
     step("building skyprobe, whose reader is used");
     check(cargo().args([
@@ -93,10 +122,33 @@ pub fn run() -> Result<()> {
         "skyprobe",
     ]))?;
     let skyprobe = build::target_directory().join("debug/skyprobe");
+    let releases = go::releases()?;
+    let place = table();
+    let json = fs::read_to_string(&place).with_context(|| format!("read {}", place.display()))?;
+    let mut table: Table =
+        serde_json::from_str(&json).with_context(|| format!("read {}", place.display()))?;
+    if options.only != Some(Only::Modules) {
+        table.rows = measure_go(&releases, &skyprobe)?;
+    }
+    if options.only != Some(Only::Go) {
+        table.modules = modules::measure(&releases, &skyprobe)?;
+    }
+    let mut json = serde_json::to_string_pretty(&table)?;
+    json.push('\n');
+    fs::write(&place, json).with_context(|| format!("write {}", place.display()))?;
+    step(format!("wrote {}", place.display()));
+    Ok(())
+}
+
+fn table() -> PathBuf {
+    build::root().join("probe-user/src/instrument/offsets.json")
+}
+
+/// The rows of all Go releases.
+fn measure_go(releases: &[String], skyprobe: &Path) -> Result<Vec<Row>> {
     let folder = tempfile::tempdir().context("make a temporary directory")?;
     fs::write(folder.path().join("main.go"), PROGRAM)?;
     fs::write(folder.path().join("go.mod"), "module example/web\n\ngo 1.19\n")?;
-    let releases = go::releases()?;
     let mut rows = Vec::new();
     for minor in MINORS {
         let of_minor: Vec<&String> = releases
@@ -109,19 +161,10 @@ pub fn run() -> Result<()> {
         }
         rows.extend(measure_minor(&of_minor, &mut |release| {
             let go = go::go_command(release)?;
-            measure(&go, folder.path(), &skyprobe).with_context(|| format!("measure Go {release}"))
+            measure(&go, folder.path(), skyprobe).with_context(|| format!("measure Go {release}"))
         })?);
     }
-    let place = table();
-    let mut json = serde_json::to_string_pretty(&Table { rows })?;
-    json.push('\n');
-    fs::write(&place, json).with_context(|| format!("write {}", place.display()))?;
-    step(format!("wrote {}", place.display()));
-    Ok(())
-}
-
-fn table() -> PathBuf {
-    build::root().join("probe-user/src/instrument/offsets.json")
+    Ok(rows)
 }
 
 /// The rows of one minor version: one where its oldest and newest release agree, else where they part is sought.
@@ -182,9 +225,16 @@ fn measure(go: &Go, folder: &Path, skyprobe: &Path) -> Result<Offsets> {
             .env("CGO_ENABLED", "0")
             .env_remove("GOROOT"),
     )?;
+    let inspected = inspect(&folder.join("program"), skyprobe)?;
+    check_hooks(&inspected.hooks)?;
+    inspected.offsets(|_| true)
+}
+
+/// What skyprobe finds in the program.
+fn inspect(program: &Path, skyprobe: &Path) -> Result<Inspected> {
     let output = Command::new(skyprobe)
         .args(["inspect", "--json"])
-        .arg(folder.join("program"))
+        .arg(program)
         .output()
         .context("run skyprobe inspect")?;
     ensure!(
@@ -192,8 +242,12 @@ fn measure(go: &Go, folder: &Path, skyprobe: &Path) -> Result<Offsets> {
         "{}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    let inspected: Inspected = serde_json::from_slice(&output.stdout).context("read the report")?;
-    for hook in &inspected.hooks {
+    serde_json::from_slice(&output.stdout).context("read the report")
+}
+
+/// Every hook must have its site.
+fn check_hooks<'a>(hooks: impl IntoIterator<Item = &'a Hook>) -> Result<()> {
+    for hook in hooks {
         let reason = hook.reason.as_deref().unwrap_or_default();
         ensure!(
             hook.reason.is_none(),
@@ -202,17 +256,24 @@ fn measure(go: &Go, folder: &Path, skyprobe: &Path) -> Result<Offsets> {
             hook.symbol
         );
     }
-    let mut offsets = Offsets::new();
-    for row in inspected.offsets {
-        match (row.source.as_str(), row.offset) {
-            ("DWARF", Some(offset)) => {
-                offsets.insert(row.field, offset);
+    Ok(())
+}
+
+impl Inspected {
+    /// The offsets of the fields that are wanted, which all must come from DWARF.
+    fn offsets(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Offsets> {
+        let mut offsets = Offsets::new();
+        for row in self.offsets.iter().filter(|row| is_wanted(&row.field)) {
+            match (row.source.as_str(), row.offset) {
+                ("DWARF", Some(offset)) => {
+                    offsets.insert(row.field.clone(), offset);
+                }
+                ("not in this version", _) => {}
+                (source, _) => anyhow::bail!("{} is not in the DWARF ({source})", row.field),
             }
-            ("not in this Go version", _) => {}
-            (source, _) => anyhow::bail!("{} is not in the DWARF ({source})", row.field),
         }
+        Ok(offsets)
     }
-    Ok(offsets)
 }
 
 #[cfg(test)]

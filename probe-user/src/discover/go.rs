@@ -259,13 +259,6 @@ impl GoBinary {
             .map_err(|error| BinaryError::new(&self.path, error))
     }
 
-    /// The module's version: `None` where the build does not say, or another module's code replaced it.
-    pub fn module_version(&self, path: &str) -> Option<&str> {
-        let module = self.modules.as_ref()?.iter().find(|module| module.path == path)?;
-        Some(module.version.as_str())
-            .filter(|version| !module.replaced && !version.is_empty() && *version != "(devel)")
-    }
-
     /// The module that the package comes from, and its version.
     pub fn module_of(&self, package: &str) -> Result<(&Module, ModuleVersion), ModuleUnknown> {
         module_of(self.modules.as_ref().ok_or(ModuleUnknown::NoList)?, package)

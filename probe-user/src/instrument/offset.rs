@@ -1,23 +1,30 @@
 //! Offsets of Go struct fields: from the binary's DWARF, else from the table of measured versions, else unknown.
 //!
 //! Nothing is carried over to a release newer than the measured ones, not even within a minor version: a patch
-//! release has moved fields before.
+//! release has moved fields before. The fields of a library go by the version of its module, which a binary may not
+//! name; then nothing is assumed.
 
 pub mod dwarf;
 mod table;
 
-use probe_common::field::{GoField, Offsets};
+use std::fmt;
 
-use crate::discover::go::{GoBinary, GoVersion};
+use probe_common::field::{GoField, Offsets};
+use thiserror::Error;
+
+use crate::discover::go::{GoBinary, GoVersion, ModuleUnknown};
 
 /// How a field's offset came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetSource {
     /// The binary's own debugging information.
     Dwarf,
-    /// The table; the release is the nearest one below the binary's that was measured.
-    Table(GoVersion),
-    /// The field came with a later Go.
+    /// The table; the release is the nearest one below the binary's that was measured, of the module or else of Go.
+    Table {
+        module: Option<&'static str>,
+        release: &'static str,
+    },
+    /// The field came with a later version.
     NotYet,
     /// Neither has it.
     Unknown,
@@ -36,15 +43,77 @@ pub const fn since(field: GoField) -> Option<GoVersion> {
     }
 }
 
+/// The first minor version of the field's module that has it, where that is not the oldest measured.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most fields are as old as what is measured"
+)]
+pub const fn since_module(field: GoField) -> Option<(u64, u64)> {
+    match field {
+        GoField::GrpcServerStreamSt => Some((1, 69)),
+        GoField::GrpcStatusErrorS => Some((1, 40)),
+        _ => None,
+    }
+}
+
 /// The field's full name, such as `net/http.Request.Method`.
 pub fn name(field: GoField) -> String {
     let (package, strukt, field) = field.path();
     format!("{package}.{strukt}.{field}")
 }
 
-/// The newest Go that was measured of a minor version, else of all.
-pub fn newest_measured(minor: u16) -> Option<GoVersion> {
-    table::newest(minor)
+/// Why the table has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unmeasured {
+    #[error("Go {version} was not measured{}", Newest(*newest))]
+    Go {
+        version: GoVersion,
+        newest: Option<&'static str>,
+    },
+    #[error("{module} {version} was not measured{}", Newest(*newest))]
+    Module {
+        module: String,
+        version: String,
+        newest: Option<&'static str>,
+    },
+    #[error("the version of {module} is not known: {why}")]
+    UnknownModule {
+        module: &'static str,
+        why: ModuleUnknown,
+    },
+}
+
+/// The newest measured release, in brackets.
+struct Newest(Option<&'static str>);
+
+impl fmt::Display for Newest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(newest) => write!(f, " (the newest is {newest})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Unmeasured {
+    /// Why there is none for this binary's field.
+    pub fn new(binary: &GoBinary, field: GoField) -> Self {
+        let Some(module) = field.module() else {
+            let version = binary.go_version;
+            return Self::Go {
+                version,
+                newest: table::newest(version.minor),
+            };
+        };
+        match binary.module_of(field.path().0) {
+            Ok((found, _)) => Self::Module {
+                module: found.path.clone(),
+                version: found.version.clone(),
+                newest: table::newest_of_module(&found.path),
+            },
+            Err(why) => Self::UnknownModule { module, why },
+        }
+    }
 }
 
 /// The offsets of one binary.
@@ -56,7 +125,8 @@ pub struct StructOffsets {
 // === impl StructOffsets ===
 
 impl StructOffsets {
-    pub fn find(binary: &GoBinary) -> Self {
+    /// `asked` are the fields that matter to this binary: of a library that it does not have, none.
+    pub fn find(binary: &GoBinary, asked: &[GoField]) -> Self {
         let structs: Vec<(String, &str)> = GoField::ALL
             .iter()
             .map(|field| {
@@ -69,24 +139,16 @@ impl StructOffsets {
             .map(|(name, field)| (name.as_str(), *field))
             .collect();
         let dwarf = dwarf::find(binary.elf(), &names).unwrap_or_default();
-        let measured = table::measured(binary.go_version);
         let fields = GoField::ALL.iter().zip(&names).filter_map(|(field, path)| {
             if let Some(offset) = dwarf.get(path).and_then(|offset| u16::try_from(*offset).ok()) {
                 return Some((*field, Some(offset), OffsetSource::Dwarf));
             }
-            if field.module().is_some() {
-                // Of a library that the program mostly does not have.
-                return None;
-            }
-            if since(*field).is_some_and(|since| binary.go_version < since) {
-                return Some((*field, None, OffsetSource::NotYet));
-            }
-            let measured =
-                measured.and_then(|row| Some((row.nearest(binary.go_version)?, row.offset(&name(*field))?)));
-            Some(match measured {
-                Some((version, offset)) => (*field, Some(offset), OffsetSource::Table(version)),
-                None => (*field, None, OffsetSource::Unknown),
-            })
+            let (offset, source) = match field.module() {
+                None => by_go(binary, *field),
+                Some(_) if asked.contains(field) => by_module(binary, *field),
+                Some(_) => return None,
+            };
+            Some((*field, offset, source))
         });
         Self {
             fields: fields.collect(),
@@ -108,5 +170,40 @@ impl StructOffsets {
             .iter()
             .map(|(field, _, source)| (*field, *source))
             .collect()
+    }
+}
+
+/// What the table says of a field of Go's own.
+fn by_go(binary: &GoBinary, field: GoField) -> (Option<u16>, OffsetSource) {
+    let version = binary.go_version;
+    if since(field).is_some_and(|since| version < since) {
+        return (None, OffsetSource::NotYet);
+    }
+    let found = table::measured(version).and_then(|row| {
+        let (module, release) = (None, row.nearest(&version)?);
+        Some((row.offset(&name(field))?, OffsetSource::Table { module, release }))
+    });
+    known(found)
+}
+
+/// What the table says of a field of a library.
+fn by_module(binary: &GoBinary, field: GoField) -> (Option<u16>, OffsetSource) {
+    let Ok((module, version)) = binary.module_of(field.path().0) else {
+        return (None, OffsetSource::Unknown);
+    };
+    if since_module(field).is_some_and(|since| version.minor() < since) {
+        return (None, OffsetSource::NotYet);
+    }
+    let found = table::measured_of_module(&module.path, &version).and_then(|(module, row)| {
+        let (module, release) = (Some(module), row.nearest(&version)?);
+        Some((row.offset(&name(field))?, OffsetSource::Table { module, release }))
+    });
+    known(found)
+}
+
+fn known(found: Option<(u16, OffsetSource)>) -> (Option<u16>, OffsetSource) {
+    match found {
+        Some((offset, source)) => (Some(offset), source),
+        None => (None, OffsetSource::Unknown),
     }
 }

@@ -11,9 +11,9 @@ const ALL: Versions = Versions {
 };
 
 /// `operateHeaders` got a context as its first argument.
-const CONTEXT_FIRST: (u16, u16) = (1, 60);
+const CONTEXT_FIRST: (u64, u64) = (1, 60);
 
-const fn module(since: (u16, u16), before: Option<(u16, u16)>) -> Versions {
+const fn module(since: (u64, u64), before: Option<(u64, u64)>) -> Versions {
     Versions {
         module: Some(ModuleVersions {
             path: "google.golang.org/grpc",
@@ -161,6 +161,7 @@ pub const GRPC: Instrumentation = Instrumentation {
             versions: ALL,
             part: Part::GrpcClient,
             on_missing: OnMissing::Refuse,
+            // The error's status is not read before grpc-go 1.40, where its type had another form.
             needs: &[
                 GoField::GrpcStatusErrorS,
                 GoField::GrpcStatusS,
