@@ -16,7 +16,7 @@ const MIDDLE_IDS: u64 = 2 * FRONT_IDS;
 const BACK_IDS: u64 = 3 * FRONT_IDS;
 
 /// Whether headers go out in gRPC calls.
-pub const PROPAGATED: bool = false;
+pub const PROPAGATED: bool = true;
 
 /// What a load asks the front for: all shapes that a request can be answered to whatever becomes of its calls, some more
 /// often than others.

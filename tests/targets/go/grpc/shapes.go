@@ -376,8 +376,11 @@ func (n *node) unheard(ctx context.Context, id uint64) error {
 
 // overlong sends a message that its own side finds too long.
 func (n *node) overlong(ctx context.Context, id uint64) error {
+	to := n.plain
+	// Such a call may be over before its headers are written: nothing is there any more that could be put in.
+	to.bare = true
 	for _, k := range []kind{unary, chat} {
-		err := n.caller.call(ctx, n.plain, intent{id, "overlong", mustFind}, k, "leaf", grpc.MaxCallSendMsgSize(1))
+		err := n.caller.call(ctx, to, intent{id, "overlong", mustFind}, k, "leaf", grpc.MaxCallSendMsgSize(1))
 		if err := must(err); err != nil {
 			return err
 		}
