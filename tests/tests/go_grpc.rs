@@ -222,6 +222,35 @@ fn calls_on_other_goroutines_find_their_parent() {
 }
 
 #[test]
+fn more_calls_at_once_than_one_message_holds() {
+    needs_rpc!();
+    let row = Row::start().unwrap();
+    let probe = row.trace(&[]).unwrap();
+    for id in 1..=5 {
+        row.ask("flood", id).unwrap();
+    }
+    let (account, ended) = row.judge(probe, PROPAGATED).unwrap();
+    println!("{account}\n{}", ended.stderr);
+    let total = account.total();
+    assert_eq!(
+        (total.found, account.invented, total.wrong_facts),
+        (total.made, 0, 0),
+        "{account}"
+    );
+    assert_eq!(
+        (total.parents.right, total.parents.wrong, total.references.wrong),
+        (3000, 0, 0),
+        "{account}"
+    );
+    // Where a frame's header lies across two messages, what follows in the second is left alone: some three in a
+    // hundred, but not one in four as if the message had an end after so many headers.
+    assert!(
+        total.references.orphan * 4 < total.references.required(),
+        "{account}"
+    );
+}
+
+#[test]
 fn calls_that_nothing_ties_to_a_request_get_no_wrong_parent() {
     needs_rpc!();
     check_shapes(&["sync", "pool", "outlive"]);

@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     bindings::{sk_action::SK_PASS, sk_msg_md},
-    helpers::generated::{bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data},
+    helpers::generated::{bpf_msg_apply_bytes, bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data},
     macros::{map, sk_msg},
     maps::ProgramArray,
     programs::SkMsgContext,
@@ -27,8 +27,8 @@ use crate::{
 
 /// Frames looked at in one run; then the program calls itself, which the kernel allows 33 times.
 const FRAMES_AT_ONCE: u32 = 8;
-/// Headers that get fields in one run: twelve are more than a million instructions to the verifier.
-const HEADERS_AT_ONCE: u32 = 8;
+/// Headers that get fields in one run: twice as many are, with what cuts the message, too much for the verifier.
+const HEADERS_AT_ONCE: u32 = 4;
 /// Bytes before a frame's payload.
 const FRAME_HEADER_BYTES: u32 = 9;
 /// The longest payload that may be sent to a peer which has not allowed more.
@@ -62,7 +62,10 @@ pub(crate) fn socket_frames(ctx: SkMsgContext) -> u32 {
     let mut headers = 0;
     while headers < HEADERS_AT_ONCE {
         match walk(ctx.msg, &key, framed) {
-            Walked::Through => return SK_PASS,
+            Walked::Through => {
+                pass(ctx.msg, 0);
+                return SK_PASS;
+            }
             Walked::On => break,
             Walked::To(prepared, frame) => {
                 // SAFETY: the context is valid for the whole run.
@@ -82,9 +85,37 @@ pub(crate) fn socket_frames(ctx: SkMsgContext) -> u32 {
         headers += 1;
     }
     go_on(&ctx);
-    // Out of runs: where the next frame begins is not known any more.
-    lose_place(framed);
+    // Out of runs.
+    cut(ctx.msg, framed);
     SK_PASS
+}
+
+/// Lets pass what has been walked over, which ends where a frame does. The kernel shows the rest as a message of its own.
+#[inline(always)]
+fn cut(msg: *mut sk_msg_md, framed: &mut Framed) {
+    // SAFETY: the context is valid for the whole run; the place is a live number.
+    let (size, at) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*msg).size),
+            core::ptr::read_volatile(&raw const framed.at),
+        )
+    };
+    if at >= size {
+        pass(msg, 0);
+        store(&mut framed.left, at - size);
+    } else {
+        pass(msg, at);
+        store(&mut framed.left, 0);
+    }
+    store(&mut framed.at, 0);
+}
+
+/// How much of the message the verdict is for; 0: all. The kernel keeps the number for the rest of a message that was
+/// cut, and would let as much of the next one pass unseen, so it is set each time.
+#[inline(always)]
+fn pass(msg: *mut sk_msg_md, bytes: u32) {
+    // SAFETY: the context is valid for the whole run.
+    let _cannot_fail = unsafe { bpf_msg_apply_bytes(msg, bytes) };
 }
 
 /// How far a walk over frames came.

@@ -21,6 +21,8 @@ type shape func(ctx context.Context, id uint64) error
 const (
 	fanWidth  = 4
 	manyWidth = 50
+	// Their headers fill more than one message.
+	floodWidth = 600
 )
 
 // slowFor and stuckFor are how long these shapes take, patience how long those wait who do not wait for the second.
@@ -69,7 +71,8 @@ func (n *node) shapes() map[string]shape {
 		"fanout":     n.fanout,
 		"pool_ctx":   n.poolWithContext,
 		"pool":       n.poolBare,
-		"many":       n.many,
+		"many":       n.many("many", manyWidth),
+		"flood":      n.many("flood", floodWidth),
 		"outlive":    n.outlive,
 
 		// Calls that fail, and one that fails before it succeeds.
@@ -253,10 +256,12 @@ func (n *node) poolBare(_ context.Context, id uint64) error {
 }
 
 // many has a lot of streams open on one connection at the same time.
-func (n *node) many(ctx context.Context, id uint64) error {
-	return n.fan(manyWidth, func() error {
-		return n.caller.call(ctx, n.plain, intent{id, "many", mustFind}, chat, "slow")
-	})
+func (n *node) many(name string, width int) shape {
+	return func(ctx context.Context, id uint64) error {
+		return n.fan(width, func() error {
+			return n.caller.call(ctx, n.plain, intent{id, name, mustFind}, chat, "slow")
+		})
+	}
 }
 
 // outlive calls after the response, from a goroutine that the request has left behind.
