@@ -32,6 +32,14 @@ pub struct TargetInfo {
 
 const _: () = assert!(size_of::<TargetInfo>() == 336);
 
+impl TargetInfo {
+    /// Whether outgoing requests get any header.
+    #[inline(always)]
+    pub const fn propagates(&self) -> bool {
+        self.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) != 0
+    }
+}
+
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: zerocopy's derives prove that it is plain bytes without padding.

@@ -7,9 +7,13 @@ use aya_ebpf::{EbpfContext as _, bindings::pt_regs, programs::ProbeContext};
 use probe_common::{
     field::{GoField, Offsets},
     key::GoroutineKey,
+    target::TargetInfo,
 };
 
-use crate::memory::{self, Window};
+use crate::{
+    memory::{self, Window},
+    target,
+};
 
 /// The registers of a Go function that has just been entered or is about to return, by ABIInternal.
 #[derive(Clone, Copy)]
@@ -77,6 +81,34 @@ impl Registers {
         // SAFETY: as above.
         unsafe { core::ptr::read_volatile((&raw const (*self.0).regs).cast::<u64>().add(28)) }
     }
+}
+
+/// A hook has been hit in a target.
+#[derive(Clone, Copy)]
+pub(crate) struct Hit {
+    pub(crate) registers: Registers,
+    pub(crate) tgid: u32,
+    pub(crate) target: &'static TargetInfo,
+}
+
+/// The hit at a function's beginning: nothing if it will begin anew, or the process is no target.
+#[inline(always)]
+pub(crate) fn entered(ctx: &ProbeContext) -> Option<Hit> {
+    if registers(ctx).will_restart() {
+        return None;
+    }
+    hit(ctx)
+}
+
+/// The hit anywhere else: nothing if the process is no target.
+#[inline(always)]
+pub(crate) fn hit(ctx: &ProbeContext) -> Option<Hit> {
+    let tgid = target::tgid();
+    Some(Hit {
+        registers: registers(ctx),
+        tgid,
+        target: target::find(tgid)?,
+    })
 }
 
 /// The registers at a hook.

@@ -3,8 +3,11 @@
 use aya_ebpf::{macros::map, maps::LruHashMap};
 use probe_common::{
     key::{SocketKey, SocketStreamKey},
-    propagation::Prepared,
+    loss::LossReason,
+    propagation::{Outcome, Prepared},
 };
+
+use crate::emit;
 
 /// SocketKey → the header lines of the request that is about to be written on that connection.
 ///
@@ -32,6 +35,19 @@ pub(crate) struct Framed {
     pub(crate) at: u32,
     /// Streams whose header is prepared and has not been seen.
     pub(crate) pending: u32,
-    /// Messages for which the frames' borders were lost.
-    pub(crate) lost: u32,
+}
+
+/// Takes out what was prepared under `key`; what became of it.
+#[inline(always)]
+pub(crate) fn settle<K>(prepared: &LruHashMap<K, Prepared>, key: &K) -> u32 {
+    // SAFETY: a plain number in a live entry.
+    let Some(found) = (unsafe { prepared.get(key) }) else {
+        return Outcome::NotSeen as u32;
+    };
+    let outcome = found.outcome;
+    let _ours_alone = prepared.remove(key);
+    if outcome == Outcome::NotSeen as u32 {
+        emit::count(LossReason::PropagationNotEnrolled);
+    }
+    outcome
 }

@@ -10,12 +10,13 @@ use probe_common::{
     context::{sw8::Sw8Places, traceparent::Traceparent},
     head::TEXT_BYTES,
     limits::{HEAD_MAX, METHOD_MAX, PATH_MAX, PATTERN_MAX},
+    loss::LossReason,
     operation::Operation,
     propagation::Prepared,
 };
 
 use crate::{
-    atomic,
+    atomic, emit,
     go::{
         grpc::Incoming,
         net_http::{CallState, RequestState},
@@ -64,9 +65,20 @@ pub(crate) struct Scratch {
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SLOTS, 0);
 
+/// Runs with a slot of its own; without one nothing runs, which is counted.
+#[inline(always)]
+pub(crate) fn with<R>(run: impl FnOnce(&mut Scratch) -> Option<R>) -> Option<R> {
+    let Some(scratch) = take() else {
+        return emit::lose(LossReason::ScratchBusy);
+    };
+    let result = run(scratch);
+    give_back(scratch);
+    result
+}
+
 /// A free slot, or nothing if programs preempt each other more deeply than there are slots.
 #[inline(always)]
-pub(crate) fn take() -> Option<&'static mut Scratch> {
+fn take() -> Option<&'static mut Scratch> {
     let mut index = 0;
     while index < SLOTS {
         let slot = SCRATCH.get_ptr_mut(index)?;
@@ -91,7 +103,7 @@ pub(crate) fn taken(index: u32) -> Option<&'static mut Scratch> {
 
 /// Gives a slot back.
 #[inline(always)]
-pub(crate) fn give_back(scratch: &mut Scratch) {
+fn give_back(scratch: &mut Scratch) {
     // SAFETY: the slot is ours until this very store.
     unsafe { core::ptr::write_volatile(&raw mut scratch.busy, 0) };
 }

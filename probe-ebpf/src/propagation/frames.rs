@@ -190,7 +190,6 @@ fn store(to: &mut u32, value: u32) {
 /// all do but those that follow a full buffer.
 #[inline(always)]
 fn lose_place(framed: &mut Framed) {
-    framed.lost += 1;
     emit::count(LossReason::PropagationFramesLost);
     store(&mut framed.left, 0);
     store(&mut framed.at, 0);

@@ -19,7 +19,7 @@ use probe_common::{
     limits::{HEAD_MAX, PREPARED_MAX, SOCKETS_MAX, SW8_MAX},
     loss::LossReason,
     propagation::{Outcome, Prepared},
-    target::{TARGET_NEEDS_VERDICT, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C},
+    target::TARGET_NEEDS_VERDICT,
 };
 
 use super::frames;
@@ -59,7 +59,7 @@ pub(crate) fn socket_connect(ctx: SockOpsContext) -> u32 {
     if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
         let tgid = target::tgid();
         if let Some(target) = target::find(tgid)
-            && target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) != 0
+            && target.propagates()
         {
             let _full_ages_out = CONNECTING.insert(cookie(&ctx), target.flags, 0);
         }
@@ -118,12 +118,9 @@ pub(crate) fn socket_message(ctx: SkMsgContext) -> u32 {
     if prepared.outcome != Outcome::NotSeen as u32 {
         return SK_PASS;
     }
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
+    let Some((verdict, outcome)) = scratch::with(|scratch| Some(insert(ctx.msg, prepared, scratch))) else {
         return SK_PASS;
     };
-    let (verdict, outcome) = insert(ctx.msg, prepared, scratch);
-    scratch::give_back(scratch);
     kernel_log!(
         "header on local port {}: outcome {}",
         key.local_port,

@@ -12,7 +12,7 @@ use probe_common::{
         EventKind,
         go::{
             grpc::{CALL_CLIENT_STREAMS, CALL_SERVER_STREAMS, STATUS_READ},
-            net_http::{CALL_FAILED, CALL_TRUNCATED, ErrorValue},
+            net_http::{CALL_FAILED, CALL_TRUNCATED, ERROR_TEXT_MAX, ErrorValue},
         },
     },
     field::{GoField, Offsets},
@@ -20,22 +20,21 @@ use probe_common::{
     limits::{HOST_MAX, OPEN_REQUESTS_MAX, PATH_MAX},
     loss::LossReason,
     propagation::Outcome,
-    target::{TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
+    target::TargetInfo,
 };
 
 use super::{header_fields, request::status_code};
 use crate::{
     emit,
     go::{
-        self, Registers,
+        self, Hit, Registers,
         net_http::call::{CallState, emit_call, find_parent, snapshot, snapshot_value, socket},
     },
     log::kernel_log,
-    maps::{FRAMED, Framed, STREAM_PREPARED},
+    maps::{self, FRAMED, Framed, STREAM_PREPARED},
     memory::{self, GoInterface, GoString},
     propagation::header,
     scratch::{self, Scratch},
-    target,
 };
 
 /// GoroutineKey → the `clientStream` that it is about to send the headers of.
@@ -56,12 +55,12 @@ static GRPC_CALLS: HashMap<PointerKey, CallState> = HashMap::with_max_entries(OP
 /// `func (cs *clientStream) newAttemptLocked(...)`: word 1 the call.
 #[uprobe]
 pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.will_restart() {
-        return 0;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
         return 0;
     };
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
@@ -69,7 +68,7 @@ pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let key = key(registers.word::<1>(), tgid);
-    if target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) != 0 {
+    if target.propagates() {
         let _ages_out = GRPC_ATTEMPTS.insert(&goroutine, &key.pointer, 0);
     }
     // SAFETY: nothing of it is read.
@@ -77,12 +76,7 @@ pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
         // Another attempt of the same call.
         return 0;
     }
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
-        return 0;
-    };
-    let _counted = begin(registers, &goroutine, key, target, scratch);
-    scratch::give_back(scratch);
+    let _counted = scratch::with(|scratch| begin(registers, &goroutine, key, target, scratch));
     0
 }
 
@@ -104,13 +98,8 @@ fn begin(
     scratch: &mut Scratch,
 ) -> Option<()> {
     let offsets = &target.offsets;
-    scratch.call.begin(EventKind::GoGrpcCall);
+    scratch.call.begin(EventKind::GoGrpcCall, target);
     scratch.call.flags = 0;
-    scratch.call.outcome = if target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) == 0 {
-        Outcome::Off as u32
-    } else {
-        Outcome::NoConnection as u32
-    };
     let Some(context) = read_call(key.pointer, offsets, scratch) else {
         return emit::lose(LossReason::ReadFault);
     };
@@ -162,8 +151,7 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
     if registers.word::<4>() != 0 {
         return 0;
     }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
+    let Some(Hit { tgid, target, .. }) = go::hit(&ctx) else {
         return 0;
     };
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
@@ -181,21 +169,18 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
     };
     // SAFETY: one attempt of a call is made at a time.
     let state = unsafe { &mut *state };
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
-        return 0;
-    };
     let fields = GoString {
         address: registers.word::<1>(),
         len: registers.word::<2>(),
     };
-    if header_fields::note(fields, scratch).is_some() && scratch.incoming.has_sw8() {
-        state.outcome = Outcome::Present as u32;
-        emit::count(LossReason::PropagationPresent);
-    } else {
+    let _counted = scratch::with(|scratch| {
+        if header_fields::note(fields, scratch).is_some() && scratch.incoming.has_sw8() {
+            state.outcome = Outcome::Present as u32;
+            return emit::lose::<()>(LossReason::PropagationPresent);
+        }
         let _ages_out = GRPC_HEADER_FIELDS.insert(&key(fields.address, tgid), &call, 0);
-    }
-    scratch::give_back(scratch);
+        Some(())
+    });
     0
 }
 
@@ -205,12 +190,12 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
 /// writer, 2 the stream, 4 the fields. Servers write theirs by it, too.
 #[uprobe]
 pub(crate) fn go_grpc_write_header(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.will_restart() {
-        return 0;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
         return 0;
     };
     let fields = key(registers.word::<4>(), tgid);
@@ -223,13 +208,9 @@ pub(crate) fn go_grpc_write_header(ctx: ProbeContext) -> u32 {
     let Some(state) = GRPC_CALLS.get_ptr_mut(&key(call, tgid)) else {
         return 0;
     };
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
-        return 0;
-    };
     // SAFETY: the call waits for its headers to go out; what else is written of it is its end.
-    let _noted = prepare(registers, unsafe { &mut *state }, target, tgid, scratch);
-    scratch::give_back(scratch);
+    let state = unsafe { &mut *state };
+    let _noted = scratch::with(|scratch| prepare(registers, state, target, tgid, scratch));
     0
 }
 
@@ -268,7 +249,6 @@ fn prepare(
             left: 0,
             at: 0,
             pending: 1,
-            lost: 0,
         };
         let _ages_out = FRAMED.insert(&socket, &framed, 0);
     }
@@ -295,16 +275,7 @@ fn outcome(state: &CallState) -> u32 {
         id: state.stream,
         _pad: 0,
     };
-    // SAFETY: a plain number in a live entry.
-    let Some(prepared) = (unsafe { STREAM_PREPARED.get(&stream) }) else {
-        return Outcome::NotSeen as u32;
-    };
-    let outcome = prepared.outcome;
-    let _ours_alone = STREAM_PREPARED.remove(&stream);
-    if outcome == Outcome::NotSeen as u32 {
-        emit::count(LossReason::PropagationNotEnrolled);
-    }
-    outcome
+    maps::settle(&STREAM_PREPARED, &stream)
 }
 
 /// A call is over.
@@ -313,12 +284,12 @@ fn outcome(state: &CallState) -> u32 {
 /// counts.
 #[uprobe]
 pub(crate) fn go_grpc_finish(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.will_restart() {
-        return 0;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
         return 0;
     };
     let key = key(registers.word::<1>(), tgid);
@@ -340,12 +311,12 @@ static GRPC_RETRIES: LruHashMap<GoroutineKey, u64> = LruHashMap::with_max_entrie
 /// `func (cs *clientStream) retryLocked(...) error`: word 1 the call.
 #[uprobe]
 pub(crate) fn go_grpc_retry(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.will_restart() {
-        return 0;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
         return 0;
     };
     let stream = registers.word::<1>();
@@ -368,9 +339,12 @@ pub(crate) fn go_grpc_retry(ctx: ProbeContext) -> u32 {
 /// once, but for a message that could not be sent: `io.EOF` tells the program to receive, which then says why.
 #[uprobe]
 pub(crate) fn go_grpc_retry_return(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::hit(&ctx)
+    else {
         return 0;
     };
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
@@ -407,20 +381,17 @@ fn end(registers: Registers, key: PointerKey, error: GoInterface, target: &Targe
     let Some(state) = GRPC_CALLS.get_ptr_mut(&key) else {
         return;
     };
-    match scratch::take() {
-        Some(scratch) => {
-            // SAFETY: nothing writes to a call between its beginning and its end: the copy is whole, and the removal
-            // below decides who has ended it.
-            scratch.call = unsafe { *state };
-            if GRPC_CALLS.remove(&key).is_ok() {
-                let _counted = send(registers, key.tgid, error, target, scratch);
-            }
-            scratch::give_back(scratch);
+    let ran = scratch::with(|scratch| {
+        // SAFETY: nothing writes to a call between its beginning and its end: the copy is whole, and the removal
+        // below decides who has ended it.
+        scratch.call = unsafe { *state };
+        if GRPC_CALLS.remove(&key).is_ok() {
+            let _counted = send(registers, key.tgid, error, target, scratch);
         }
-        None => {
-            let _over = GRPC_CALLS.remove(&key);
-            emit::count(LossReason::ScratchBusy);
-        }
+        Some(())
+    });
+    if ran.is_none() {
+        let _over = GRPC_CALLS.remove(&key);
     }
 }
 
@@ -477,13 +448,8 @@ fn read_status(error: u64, offsets: &Offsets, value: &mut ErrorValue) -> Option<
     let code = status_code(status, offsets)?;
     let message: u64 = memory::read(status + offsets.get(GoField::GrpcStatusS)?)?;
     let text: GoString = memory::read(message + offsets.get(GoField::GrpcStatusMessage)?)?;
-    if let Some(len) = memory::read_string::<{ probe_common::event::go::net_http::ERROR_TEXT_MAX }>(
-        text,
-        value.text.as_mut_ptr(),
-    ) {
+    if let Some(len) = memory::read_string::<ERROR_TEXT_MAX>(text, value.text.as_mut_ptr()) {
         value.text_len = u32::from(len);
     }
     Some(code)
 }
-
-const _: () = assert!(size_of::<CallState>() % 8 == 0);

@@ -26,13 +26,12 @@ use super::header_fields::{self, Incoming};
 use crate::{
     emit,
     go::{
-        self, Registers,
+        self, Hit, Registers,
         net_http::request::{close, continue_trace, emit_request, open, store},
     },
     log::kernel_log,
     memory::{self, GoString},
     scratch::{self, Scratch},
-    target,
 };
 
 /// Streams whose headers have come and that no goroutine serves yet.
@@ -48,36 +47,34 @@ static GRPC_INCOMING: LruHashMap<StreamKey, Incoming> = LruHashMap::with_max_ent
 /// transport, 4 the frame.
 #[uprobe]
 pub(crate) fn go_grpc_operate_headers(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    headers(registers, registers.word::<4>());
+    headers(&ctx, go::registers(&ctx).word::<4>());
     0
 }
 
 /// The same before 1.60: word 2 the frame.
 #[uprobe]
 pub(crate) fn go_grpc_operate_headers_without_context(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    headers(registers, registers.word::<2>());
+    headers(&ctx, go::registers(&ctx).word::<2>());
     0
 }
 
 #[inline(always)]
-fn headers(registers: Registers, frame: u64) {
-    if registers.will_restart() {
-        return;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
-        return;
-    };
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
+fn headers(ctx: &ProbeContext, frame: u64) {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(ctx)
+    else {
         return;
     };
-    if note_headers(registers.word::<1>(), frame, tgid, &target.offsets, scratch).is_none() {
-        emit::count(LossReason::HeadIncomplete);
-    }
-    scratch::give_back(scratch);
+    let _counted = scratch::with(|scratch| {
+        let noted = note_headers(registers.word::<1>(), frame, tgid, &target.offsets, scratch);
+        if noted.is_none() {
+            emit::count(LossReason::HeadIncomplete);
+        }
+        noted
+    });
 }
 
 #[inline(always)]
@@ -111,22 +108,15 @@ fn note_headers(
 /// transport, 4 the stream.
 #[uprobe]
 pub(crate) fn go_grpc_handle_stream(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.will_restart() {
-        return 0;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
-        return 0;
-    };
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
         return 0;
     };
-    if begin(registers, tgid, target, scratch).is_none() {
-        // What was lost is counted where it happened.
-    }
-    scratch::give_back(scratch);
+    let _counted = scratch::with(|scratch| begin(registers, tgid, target, scratch));
     0
 }
 
@@ -228,12 +218,11 @@ pub(crate) fn go_grpc_write_status(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn end(ctx: &ProbeContext) -> Option<()> {
-    let registers = go::registers(ctx);
-    if registers.will_restart() {
-        return None;
-    }
-    let tgid = target::tgid();
-    let target = target::find(tgid)?;
+    let Hit {
+        registers,
+        tgid,
+        target,
+    } = go::entered(ctx)?;
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
         return emit::lose(LossReason::ReadFault);
     };
@@ -248,14 +237,7 @@ fn end(ctx: &ProbeContext) -> Option<()> {
         event.status = code;
         event.flags |= STATUS_READ;
     }
-    let sent = match scratch::take() {
-        Some(scratch) => {
-            let sent = emit_request(state, event, scratch);
-            scratch::give_back(scratch);
-            sent
-        }
-        None => emit::lose(LossReason::ScratchBusy),
-    };
+    let sent = scratch::with(|scratch| emit_request(state, event, scratch));
     close(state, &goroutine);
     sent
 }

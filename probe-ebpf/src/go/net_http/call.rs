@@ -19,19 +19,18 @@ use probe_common::{
     limits::{CALL_STATE_BYTES, HEAD_MAX, HOST_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
     loss::LossReason,
     propagation::Outcome,
-    target::{TARGET_KEEP_PATHS, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
+    target::{TARGET_KEEP_PATHS, TargetInfo},
 };
 
 use super::request::{self, append};
 use crate::{
     emit,
-    go::{self, Registers},
+    go::{self, Hit, Registers},
     log::kernel_log,
-    maps::PREPARED,
+    maps::{self, PREPARED},
     memory::{self, GoInterface, GoString, Window},
     propagation::header,
     scratch::{self, Scratch},
-    target,
 };
 
 /// Bytes of `https` and room to spare.
@@ -78,20 +77,15 @@ static GO_CALLS: HashMap<GoroutineKey, CallState> = HashMap::with_max_entries(OP
 /// `func (t *Transport) roundTrip(req *Request) (*Response, error)`: word 1 the transport, 2 the request.
 #[uprobe]
 pub(crate) fn go_net_http_round_trip(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.will_restart() {
-        return 0;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
-        return 0;
-    };
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
         return 0;
     };
-    let _counted = begin(registers, tgid, target, scratch);
-    scratch::give_back(scratch);
+    let _counted = scratch::with(|scratch| begin(registers, tgid, target, scratch));
     0
 }
 
@@ -102,16 +96,11 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         return emit::lose(LossReason::ReadFault);
     };
     let state = &mut scratch.call;
-    state.begin(EventKind::GoNetHttpCall);
+    state.begin(EventKind::GoNetHttpCall, target);
     state.flags = if target.flags & TARGET_KEEP_PATHS != 0 {
         CALL_KEEP_PATH
     } else {
         0
-    };
-    state.outcome = if target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) == 0 {
-        Outcome::Off as u32
-    } else {
-        Outcome::NoConnection as u32
     };
     let Some(context) = read_request(state, registers.word::<2>(), offsets, &mut scratch.window) else {
         return emit::lose(LossReason::ReadFault);
@@ -253,23 +242,18 @@ fn creator(g: u64, offsets: &Offsets) -> Option<u64> {
 /// The goroutine that writes is another one, and is told only after this.
 #[uprobe]
 pub(crate) fn go_net_http_persist_conn_round_trip(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.will_restart() {
-        return 0;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
-        return 0;
-    };
-    if target.flags & (TARGET_PROPAGATE_SW8 | TARGET_PROPAGATE_W3C) == 0 {
-        return 0;
-    }
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
         return 0;
     };
-    let _noted = prepare(registers, tgid, target, scratch);
-    scratch::give_back(scratch);
+    if !target.propagates() {
+        return 0;
+    }
+    let _noted = scratch::with(|scratch| prepare(registers, tgid, target, scratch));
     0
 }
 
@@ -363,9 +347,8 @@ pub(crate) fn mapped(ip: [u8; 4]) -> [u8; 16] {
 /// connection, and is seen when it is returned.
 #[uprobe]
 pub(crate) fn go_net_http_round_trip_success(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.word::<2>() == 0 {
-        end(registers);
+    if go::registers(&ctx).word::<2>() == 0 {
+        end(&ctx);
     }
     0
 }
@@ -376,14 +359,18 @@ pub(crate) fn go_net_http_round_trip_success(ctx: ProbeContext) -> u32 {
 /// error. On amd64 a `RET` is single-stepped, the dearest hook there is.
 #[uprobe]
 pub(crate) fn go_net_http_round_trip_return(ctx: ProbeContext) -> u32 {
-    end(go::registers(&ctx));
+    end(&ctx);
     0
 }
 
 #[inline(always)]
-fn end(registers: Registers) {
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
+fn end(ctx: &ProbeContext) {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::hit(ctx)
+    else {
         return;
     };
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
@@ -394,14 +381,9 @@ fn end(registers: Registers) {
         // Began before the probe, or was counted as lost at its start.
         return;
     };
-    match scratch::take() {
-        Some(scratch) => {
-            // SAFETY: only the goroutine itself touches its entry.
-            let _counted = send(registers, unsafe { &*state }, &goroutine, target, scratch);
-            scratch::give_back(scratch);
-        }
-        None => emit::count(LossReason::ScratchBusy),
-    }
+    // SAFETY: only the goroutine itself touches its entry.
+    let state = unsafe { &*state };
+    let _counted = scratch::with(|scratch| send(registers, state, &goroutine, target, scratch));
     let _ours_alone = GO_CALLS.remove(&goroutine);
 }
 
@@ -466,10 +448,15 @@ pub(crate) fn emit_call(state: &CallState, event: CallEvent, scratch: &mut Scrat
 impl CallState {
     /// Begins anew, now.
     #[inline(always)]
-    pub(crate) fn begin(&mut self, kind: EventKind) {
+    pub(crate) fn begin(&mut self, kind: EventKind, target: &TargetInfo) {
         // SAFETY: reads a clock.
         self.start_ns = unsafe { bpf_ktime_get_boot_ns() };
         self.kind = kind;
+        self.outcome = if target.propagates() {
+            Outcome::NoConnection as u32
+        } else {
+            Outcome::Off as u32
+        };
         self.method_len = 0;
         self.scheme_len = 0;
     }
@@ -510,16 +497,7 @@ fn outcome(state: &CallState) -> u32 {
     if state.outcome != Outcome::NotSeen as u32 {
         return state.outcome;
     }
-    // SAFETY: a plain number in a live entry.
-    let Some(prepared) = (unsafe { PREPARED.get(&state.socket) }) else {
-        return Outcome::NotSeen as u32;
-    };
-    let outcome = prepared.outcome;
-    let _ours_alone = PREPARED.remove(&state.socket);
-    if outcome == Outcome::NotSeen as u32 {
-        emit::count(LossReason::PropagationNotEnrolled);
-    }
-    outcome
+    maps::settle(&PREPARED, &state.socket)
 }
 
 #[inline(always)]

@@ -30,12 +30,11 @@ use probe_common::{
 
 use crate::{
     atomic, emit,
-    go::{self, Registers},
+    go::{self, Hit, Registers},
     head,
     log::kernel_log,
     memory::{self, GoString, Window},
     scratch::{self, Scratch},
-    target,
 };
 
 /// A request under way.
@@ -160,22 +159,15 @@ pub(crate) fn random_id() -> [u8; 16] {
 /// the request. HTTP/1 passes its `*response` as writer.
 #[uprobe]
 pub(crate) fn go_net_http_serve_http(ctx: ProbeContext) -> u32 {
-    let registers = go::registers(&ctx);
-    if registers.will_restart() {
-        return 0;
-    }
-    let tgid = target::tgid();
-    let Some(target) = target::find(tgid) else {
-        return 0;
-    };
-    let Some(scratch) = scratch::take() else {
-        emit::count(LossReason::ScratchBusy);
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
         return 0;
     };
-    if begin(registers, tgid, target, scratch).is_none() {
-        // What was lost is counted where it happened.
-    }
-    scratch::give_back(scratch);
+    let _counted = scratch::with(|scratch| begin(registers, tgid, target, scratch));
     0
 }
 
@@ -429,12 +421,11 @@ pub(crate) fn go_net_http_conn_close(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn end(ctx: &ProbeContext, end: RequestEnd) -> Option<()> {
-    let registers = go::registers(ctx);
-    if registers.will_restart() {
-        return None;
-    }
-    let tgid = target::tgid();
-    let target = target::find(tgid)?;
+    let Hit {
+        registers,
+        tgid,
+        target,
+    } = go::entered(ctx)?;
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
         return emit::lose(LossReason::ReadFault);
     };
@@ -447,14 +438,7 @@ fn end(ctx: &ProbeContext, end: RequestEnd) -> Option<()> {
         return None;
     }
     kernel_log!("request ends on goroutine {} of {}", goroutine.goid, tgid);
-    let sent = match scratch::take() {
-        Some(scratch) => {
-            let sent = send(state, &goroutine, end, &target.offsets, scratch);
-            scratch::give_back(scratch);
-            sent
-        }
-        None => emit::lose(LossReason::ScratchBusy),
-    };
+    let sent = scratch::with(|scratch| send(state, &goroutine, end, &target.offsets, scratch));
     close(state, &goroutine);
     sent
 }
