@@ -101,6 +101,14 @@ impl Part {
         Self::GrpcServer,
         Self::GrpcClient,
     ];
+
+    /// It writes requests as frames of HTTP/2.
+    pub fn writes_frames(self) -> bool {
+        match self {
+            Self::HttpServer | Self::HttpClient | Self::GrpcServer => false,
+            Self::GrpcClient => true,
+        }
+    }
 }
 
 impl fmt::Display for Part {
@@ -180,18 +188,6 @@ impl Refusal {
     }
 }
 
-/// Every program that some library's hooks ask for, once.
-pub fn programs() -> impl Iterator<Item = &'static str> {
-    let mut programs: Vec<&str> = go::LIBRARIES
-        .iter()
-        .flat_map(|library| library.hooks)
-        .map(|hook| hook.program)
-        .collect();
-    programs.sort_unstable();
-    programs.dedup();
-    programs.into_iter()
-}
-
 /// What a binary offers.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -215,6 +211,11 @@ pub struct Plan {
 impl Plan {
     pub fn has(&self, part: Part) -> bool {
         self.sites.iter().any(|site| site.part == part)
+    }
+
+    /// The program writes requests as frames of HTTP/2.
+    pub fn writes_frames(&self) -> bool {
+        self.sites.iter().any(|site| site.part.writes_frames())
     }
 }
 

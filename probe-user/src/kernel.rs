@@ -29,16 +29,19 @@ use self::{
     propagation::{PropagationError, SocketMethod, Sockets},
     ring::Ring,
 };
-use crate::{
-    discover::process::Process,
-    instrument::{self, Site},
-};
+use crate::{discover::process::Process, instrument::Site};
 
 /// The loaded programs and their maps. Dropped, everything is detached.
 pub struct Kernel {
     ebpf: Ebpf,
     logs: logs::Logs,
 }
+
+/// What follows processes, and the raw tracepoint each is for.
+const PROCESS_PROGRAMS: [(&str, &str); 2] = [
+    ("process_exec", "sched_process_exec"),
+    ("process_exit", "sched_process_exit"),
+];
 
 /// A map's value that only the kernel programs know.
 #[derive(Clone, Copy)]
@@ -50,15 +53,13 @@ struct Opaque<const N: usize>([u8; N]);
 unsafe impl<const N: usize> Pod for Opaque<N> {}
 
 impl Kernel {
-    /// Loads the object and the programs that follow processes and trace them; hands out the ring's user end.
+    /// Makes the maps and loads the programs that follow processes; hands out the ring's user end. The others are
+    /// loaded when something wants them: a host without gRPC has no program for it.
     ///
     /// With `log`, programs that say what they do, if this build has them.
     pub fn load(log: bool) -> Result<(Self, Ring), LoadError> {
         let mut ebpf = logs::object(log)?;
-        for program in ["process_exec", "process_exit"]
-            .into_iter()
-            .chain(instrument::programs())
-        {
+        for (program, _) in PROCESS_PROGRAMS {
             load::program(&mut ebpf, program)?;
         }
         let ring = ebpf
@@ -78,10 +79,7 @@ impl Kernel {
 
     /// Follows processes that start and end from here on.
     pub fn follow_processes(&mut self) -> Result<(), LoadError> {
-        for (name, tracepoint) in [
-            ("process_exec", "sched_process_exec"),
-            ("process_exit", "sched_process_exit"),
-        ] {
+        for (name, tracepoint) in PROCESS_PROGRAMS {
             let program = self
                 .ebpf
                 .program_mut(name)
@@ -99,6 +97,23 @@ impl Kernel {
     /// Puts propagation by `socket` to work.
     pub fn start_propagation(&mut self) -> Result<SocketMethod, PropagationError> {
         propagation::start(&mut self.ebpf)
+    }
+
+    /// Has it serve programs that write frames of HTTP/2 as well.
+    pub fn start_frame_propagation(&mut self) -> Result<(), PropagationError> {
+        propagation::start_frames(&mut self.ebpf)
+    }
+
+    /// Loads ahead of their use what the sites need, and with `propagation` what method `socket` does.
+    pub fn load_ahead<'a>(&mut self, sites: impl Iterator<Item = &'a Site>, propagation: bool) {
+        let sites: Vec<&Site> = sites.collect();
+        let mut programs = Vec::new();
+        if propagation {
+            // Those that take the verifier longest come first.
+            programs.extend(propagation::programs(sites.iter().copied()));
+        }
+        programs.extend(sites.iter().map(|site| site.program));
+        load::ahead(&mut self.ebpf, &programs);
     }
 
     /// Attaches the sites of the binary at `path`.

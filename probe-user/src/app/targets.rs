@@ -248,13 +248,20 @@ impl Targets {
     }
 
     fn start(&mut self) -> Result<Ready, TargetsError> {
-        let propagation = self.start_propagation();
         // First, so that no start falls between the look around and the first notice.
         self.kernel.follow_processes()?;
-        // All are attached before the first is traced: a call between two of them would else be seen from one side
-        // only, and draw a user where a service is.
         let pids: Vec<u32> = process::list().map_err(TargetsError::List)?.collect();
-        let attached = self.attach_all(&pids);
+        let selected = self.selected(&pids);
+        for process in &selected {
+            self.binaries.read_ahead(process);
+        }
+        self.kernel
+            .load_ahead(self.binaries.sites_ahead(), !self.config.propagate.is_off());
+        let propagation = self.start_propagation();
+        // All are attached before the first is traced: a call between two of them would else be seen from one side
+        // only, and draw a user where a service is. They stay attached as long as this lives.
+        let attach = |process| self.binaries.attach(&mut self.kernel, process).ok();
+        let attached: Vec<_> = selected.iter().filter_map(attach).collect();
         let mut refused = Vec::new();
         let mut only = None;
         for pid in pids {
@@ -297,17 +304,15 @@ impl Targets {
         }
     }
 
-    /// Attaches the binaries of all selected processes. They stay attached as long as what is returned lives.
-    fn attach_all(&mut self, pids: &[u32]) -> Vec<Arc<Binary>> {
+    /// The processes that are meant.
+    fn selected(&mut self, pids: &[u32]) -> Vec<Process> {
         let mut listeners = Listeners::default();
         let selected = pids.iter().filter_map(|pid| {
             let process = Process::read(*pid).ok()??;
             self.selection.matches(&process, &mut listeners)?;
             Some(process)
         });
-        let selected: Vec<Process> = selected.collect();
-        let attach = |process| self.binaries.attach(&mut self.kernel, process).ok();
-        selected.iter().filter_map(attach).collect()
+        selected.collect()
     }
 
     fn start_propagation(&mut self) -> String {
@@ -438,6 +443,13 @@ impl Targets {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .add_target(process.pid, Arc::clone(&identity));
+        if self.propagation.is_some()
+            && binary.plan.writes_frames()
+            && let Err(error) = self.kernel.start_frame_propagation()
+        {
+            let error = crate::chain(&error);
+            warn!(pid = process.pid, %error, "Requests by HTTP/2 get no header");
+        }
         if let Err(error) = self.kernel.insert_target(process.pid, &info) {
             self.forget(process.pid);
             return Err(Arc::new(binary::Refused::new(crate::chain(&error))));

@@ -11,7 +11,7 @@ use aya::{
     },
 };
 
-use super::load::LoadError;
+use super::load::{self, LoadError};
 use crate::instrument::Site;
 
 /// The links of one binary. Dropped, they detach.
@@ -55,7 +55,8 @@ pub struct AttachError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Attaches every site of the binary at `path`. One that fails does not stop the others.
+/// Attaches every site of the binary at `path`, loading its program if this is the first one. One that fails does not
+/// stop the others.
 pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, sites: &[Site]) -> (Links, Vec<AttachError>) {
     let mut links = Vec::new();
     let mut refused = Vec::new();
@@ -78,6 +79,7 @@ fn attach_one(
     path: &Path,
     site: &Site,
 ) -> Result<UProbeLink, Box<dyn std::error::Error + Send + Sync>> {
+    load::program(ebpf, site.program)?;
     let program = ebpf
         .program_mut(site.program)
         .ok_or(LoadError::Absent { what: site.program })?;

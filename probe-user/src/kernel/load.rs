@@ -1,6 +1,14 @@
 //! The object becomes loaded programs.
 
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::ProgramError};
+use std::{
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{Program, ProgramError},
+};
 use tracing::debug;
 
 /// The kernel programs, as `build.rs` left them.
@@ -27,7 +35,7 @@ pub enum LoadError {
     Absent { what: &'static str },
 }
 
-/// Creates the maps and hands the programs to the verifier one by one.
+/// Creates the maps. The programs are left to whoever wants them.
 pub fn object() -> Result<Ebpf, LoadError> {
     from(OBJECT)
 }
@@ -40,16 +48,51 @@ pub fn from(object: &[u8]) -> Result<Ebpf, LoadError> {
         .map_err(|error| LoadError::Object(Box::new(error)))
 }
 
-/// Has one program verified.
+/// Has one program verified; one that is loaded already is left as it is.
 pub fn program(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Absent {
         what: "program of this name",
     })?;
-    let failed = |source| LoadError::Program {
+    if is_loaded(program) {
+        return Ok(());
+    }
+    verify(name, program).map_err(|source| LoadError::Program {
         program: name.to_owned(),
         source: Box::new(source),
-    };
-    use aya::programs::Program;
+    })
+}
+
+/// Has programs verified on all processors at once: the start waits for little else. One that is refused is refused
+/// again, with its reason, to whoever asks for it by [`program`].
+pub(super) fn ahead(ebpf: &mut Ebpf, names: &[&str]) {
+    let mut wanted: Vec<_> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| {
+            let place = names.iter().position(|wanted| *wanted == name)?;
+            (!is_loaded(program)).then(|| (place, name.to_owned(), program))
+        })
+        .collect();
+    // Taken from the end, so that the first named is begun first.
+    wanted.sort_by_key(|(place, ..)| std::cmp::Reverse(*place));
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let wanted = Mutex::new(wanted);
+    let next = || wanted.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((_, name, program)) = next() {
+                    let _asked_again = verify(&name, program);
+                }
+            });
+        }
+    });
+}
+
+fn is_loaded(program: &Program) -> bool {
+    program.fd().is_ok()
+}
+
+fn verify(name: &str, program: &mut Program) -> Result<(), ProgramError> {
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "aya's enum; ours has these kinds of programs"
@@ -63,5 +106,4 @@ pub fn program(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
         _ => Err(ProgramError::UnexpectedProgramType),
     }
     .inspect_err(|error| debug!(%name, %error, "Program refused by the kernel"))
-    .map_err(failed)
 }

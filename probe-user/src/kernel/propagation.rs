@@ -12,6 +12,7 @@ use super::{
     feature::{Cgroup, trial},
     load::{self, LoadError},
 };
+use crate::instrument::Site;
 
 /// Why no header can be inserted. Spans still come.
 #[derive(Debug, thiserror::Error)]
@@ -72,12 +73,22 @@ impl Sockets {
     }
 }
 
+/// What method `socket` is made of for every program that makes calls.
+const PROGRAMS: [&str; 2] = ["socket_message", "socket_connect"];
+/// What it takes besides for those that write frames of HTTP/2.
+const FRAMES: &str = "socket_frames";
+
+/// The programs that `sites` will want, those first that take the verifier longest.
+pub(super) fn programs<'a>(mut sites: impl Iterator<Item = &'a Site>) -> impl Iterator<Item = &'static str> {
+    let frames = sites.any(|site| site.part.writes_frames()).then_some(FRAMES);
+    frames.into_iter().chain(PROGRAMS)
+}
+
 /// Loads and attaches the programs of method `socket`. They stay attached as long as `ebpf` lives.
 pub(super) fn start(ebpf: &mut Ebpf) -> Result<SocketMethod, PropagationError> {
-    for program in ["socket_connect", "socket_message", "socket_frames"] {
+    for program in PROGRAMS {
         load::program(ebpf, program)?;
     }
-    put_frame_program(ebpf)?;
     for sockets in Sockets::ALL {
         let failed = |source| attach("socket_message to the socket map", source);
         let map = sockets.map(ebpf)?.fd().try_clone().map_err(failed)?;
@@ -122,10 +133,12 @@ fn attach(
     }
 }
 
-/// `socket_message` and `socket_frames` call the latter by the map `FRAME_PROGRAMS`.
-fn put_frame_program(ebpf: &mut Ebpf) -> Result<(), PropagationError> {
+/// Has requests in frames of HTTP/2 propagated as well: `socket_message` and `socket_frames` call the latter by the
+/// map `FRAME_PROGRAMS`. Once is enough, and more does no harm.
+pub(super) fn start_frames(ebpf: &mut Ebpf) -> Result<(), PropagationError> {
     const WHAT: &str = "FRAME_PROGRAMS";
-    let frames: &mut SkMsg = program(ebpf, "socket_frames")?;
+    load::program(ebpf, FRAMES)?;
+    let frames: &mut SkMsg = program(ebpf, FRAMES)?;
     let frames = frames.fd().and_then(|fd| Ok(fd.try_clone()?));
     let frames = frames.map_err(|source| attach("socket_frames to the map of programs", source))?;
     let map = ebpf.map_mut(WHAT).ok_or(LoadError::Absent { what: WHAT })?;

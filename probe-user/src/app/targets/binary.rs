@@ -17,7 +17,7 @@ use crate::{
         process::Process,
         types::{self, TypeNames},
     },
-    instrument::{self, OnMissing, Plan, RefusalReason},
+    instrument::{self, OnMissing, Plan, RefusalReason, Site},
     kernel::{Kernel, attach::Links},
 };
 
@@ -68,6 +68,8 @@ pub(super) struct Binaries {
     lingering: VecDeque<(u64, Arc<Binary>)>,
     /// What was found wanting, so that the next process that runs it is answered at once.
     refused: HashMap<Content, Arc<Refused>>,
+    /// Read before they are attached.
+    read: HashMap<Content, Readable>,
 }
 
 /// Refusals remembered; a host has few programs and many processes.
@@ -88,22 +90,46 @@ impl Binaries {
         if let Some(refused) = self.refused.get(&content) {
             return Err(Arc::clone(refused));
         }
-        let binary = match attach(kernel, process) {
+        let read = match self.read.remove(&content) {
+            Some(read) => Ok(read),
+            None => read(process),
+        };
+        let binary = match read.and_then(|read| attach(kernel, process, read)) {
             Ok(binary) => Arc::new(binary),
-            Err(refused) => {
-                let refused = Arc::new(refused);
-                // The reason may be that the process has ended.
-                if process.is_current() {
-                    if self.refused.len() >= REFUSED_MAX {
-                        self.refused.clear();
-                    }
-                    self.refused.insert(content, Arc::clone(&refused));
-                }
-                return Err(refused);
-            }
+            Err(refused) => return Err(self.refuse(content, process, refused)),
         };
         self.attached.insert(content, Arc::downgrade(&binary));
         Ok(binary)
+    }
+
+    /// Reads the program that `process` runs, so that what it needs can be loaded before it is attached.
+    pub(super) fn read_ahead(&mut self, process: &Process) {
+        // Without a content, attaching it says why.
+        let Ok(content) = content(process) else { return };
+        if self.read.contains_key(&content) || self.refused.contains_key(&content) {
+            return;
+        }
+        match read(process) {
+            Ok(read) => drop(self.read.insert(content, read)),
+            Err(refused) => drop(self.refuse(content, process, refused)),
+        }
+    }
+
+    /// The sites of what is read and not attached yet.
+    pub(super) fn sites_ahead(&self) -> impl Iterator<Item = &Site> {
+        self.read.values().flat_map(|read| &read.plan.sites)
+    }
+
+    fn refuse(&mut self, content: Content, process: &Process, refused: Refused) -> Arc<Refused> {
+        let refused = Arc::new(refused);
+        // The reason may be that the process has ended.
+        if process.is_current() {
+            if self.refused.len() >= REFUSED_MAX {
+                self.refused.clear();
+            }
+            self.refused.insert(content, Arc::clone(&refused));
+        }
+        refused
     }
 
     /// A target is gone that ran this binary: it stays attached for a while.
@@ -160,17 +186,24 @@ fn content(process: &Process) -> std::io::Result<Content> {
     })
 }
 
-fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
+/// A program that can be traced, held open: the process may end while we attach, and its path with it, and half of
+/// the hooks in place would be worse than none.
+struct Readable {
+    file: File,
+    program: GoBinary,
+    plan: Plan,
+}
+
+fn read(process: &Process) -> Result<Readable, Refused> {
     let path = process.exe_path();
-    // The process may end while we attach, and its path with it: half of the hooks in place would be worse than none.
     let file = File::open(&path).map_err(|error| Refused::new(format!("open its program: {error}")))?;
     let refused = |error: BinaryError| Refused {
         is_not_go: matches!(error, BinaryError::NotGo { .. }),
         // The link is this process's, and the next one that runs the program is refused in the same words.
         text: crate::chain(&error).replace(&*path.to_string_lossy(), &process.exe.to_string_lossy()),
     };
-    let binary = GoBinary::open(&path).map_err(refused)?;
-    let plan = instrument::plan(&binary).map_err(refused)?;
+    let program = GoBinary::open(&path).map_err(refused)?;
+    let plan = instrument::plan(&program).map_err(refused)?;
     if let Some(agent) = &plan.already_traced {
         return Err(Refused::new(format!(
             "it already carries {agent}, and is left to it"
@@ -195,6 +228,12 @@ fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
         let first = plan.refusals.first().map(|refusal| refusal.reason.to_string());
         return Err(Refused::new(first.unwrap_or_else(|| absent.to_owned())));
     }
+    Ok(Readable { file, program, plan })
+}
+
+fn attach(kernel: &mut Kernel, process: &Process, read: Readable) -> Result<Binary, Refused> {
+    let Readable { file, program, plan } = read;
+    let exe = process.exe.display();
     let held = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let (links, failed) = kernel.attach(&held, &plan.sites);
     for error in &failed {
@@ -208,12 +247,8 @@ fn attach(kernel: &mut Kernel, process: &Process) -> Result<Binary, Refused> {
             .unwrap_or_default();
         return Err(Refused::new(format!("no hook could be attached: {first}")));
     }
-    debug!(%exe, go = %binary.go_version_text, count = links.len(), "Binary attached");
-    Ok(Binary {
-        plan,
-        program: binary,
-        links,
-    })
+    debug!(%exe, go = %program.go_version_text, count = links.len(), "Binary attached");
+    Ok(Binary { plan, program, links })
 }
 
 impl Binary {
