@@ -1,7 +1,11 @@
-//! Hooks in Go programs: one module per library; the register ABI; the current goroutine.
+//! Hooks in Go programs: one module per library, and what libraries share; the register ABI; the current goroutine.
 
-pub(crate) mod grpc;
+pub(crate) mod call;
+pub(crate) mod connection;
+mod grpc;
+pub(crate) mod header_fields;
 pub(crate) mod net_http;
+pub(crate) mod request;
 
 use aya_ebpf::{EbpfContext as _, bindings::pt_regs, programs::ProbeContext};
 use probe_common::{

@@ -17,10 +17,7 @@ use probe_common::{
 
 use crate::{
     atomic, emit,
-    go::{
-        grpc::Incoming,
-        net_http::{CallState, RequestState},
-    },
+    go::{call::CallState, header_fields::Incoming, request::RequestState},
     head::Head,
     memory::Window,
 };

@@ -1,7 +1,4 @@
 //! grpc-go: calls served, calls made.
 
 mod call;
-mod header_fields;
 mod request;
-
-pub(crate) use header_fields::Incoming;

@@ -17,7 +17,11 @@ use probe_common::{
 };
 
 use crate::{
-    go::net_http::{CallState, RequestState, open_request, read_pattern},
+    go::{
+        call::CallState,
+        net_http::read_pattern,
+        request::{self, RequestState},
+    },
     memory,
     scratch::{self, Scratch},
 };
@@ -42,7 +46,7 @@ pub(crate) fn write<const H2: bool>(
                 _pad: 0,
             };
             // By now the parent may have ended, and its goroutine serve the next request.
-            open_request(&key).filter(|request| request.segment_id == call.segment_id)
+            request::open(&key).filter(|request| request.segment_id == call.segment_id)
         }
     };
     scratch.prepared.clear();
@@ -86,7 +90,7 @@ fn name_parent(request: &mut RequestState, target: &TargetInfo, scratch: &mut Sc
         let len = name_rpc(scratch.slot, u32::from(request.path_len));
         freeze_name(request, len, scratch);
     } else if request.operation_len == 0 {
-        let pattern_len = read_pattern(request.request(), &target.offsets, scratch.pattern.as_mut_ptr());
+        let pattern_len = read_pattern(request.request, &target.offsets, scratch.pattern.as_mut_ptr());
         memory::copy::<METHOD_MAX>(
             request.method.as_ptr(),
             METHOD_MAX as u32,

@@ -25,7 +25,7 @@ use probe_common::{
 use super::frames;
 use crate::{
     emit,
-    go::net_http::mapped,
+    go::connection::mapped,
     head,
     log::kernel_log,
     maps::{FRAMED, PREPARED},

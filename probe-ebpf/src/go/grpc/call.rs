@@ -23,12 +23,14 @@ use probe_common::{
     target::TargetInfo,
 };
 
-use super::{header_fields, request::status_code};
+use super::request::status_code;
 use crate::{
     emit,
     go::{
         self, Hit, Registers,
-        net_http::call::{CallState, emit_call, find_parent, snapshot, snapshot_value, socket},
+        call::{CallState, emit_call, find_parent, snapshot, snapshot_value},
+        connection::socket,
+        header_fields,
     },
     log::kernel_log,
     maps::{self, FRAMED, Framed, STREAM_PREPARED},

@@ -22,12 +22,12 @@ use probe_common::{
     target::TargetInfo,
 };
 
-use super::header_fields::{self, Incoming};
 use crate::{
     emit,
     go::{
         self, Hit, Registers,
-        net_http::request::{close, continue_trace, emit_request, open, store},
+        header_fields::{self, Incoming},
+        request::{close, continue_trace, emit_request, open, store},
     },
     log::kernel_log,
     memory::{self, GoString},
@@ -228,7 +228,7 @@ fn end(ctx: &ProbeContext) -> Option<()> {
     };
     // Absent: the stream began before the probe, or was counted as lost at its start.
     let state = open(&goroutine)?;
-    if state.kind != EventKind::GoGrpcRequest || state.response() != registers.word::<2>() {
+    if state.kind != EventKind::GoGrpcRequest || state.response != registers.word::<2>() {
         return None;
     }
     let mut event = state.event(&goroutine, RequestEnd::Finished);

@@ -1,76 +1,32 @@
 //! The client: a call from `Transport.roundTrip` to its return. Exit spans, and the header that goes with them.
 
-use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_boot_ns,
-    macros::{map, uprobe},
-    maps::HashMap,
-    programs::ProbeContext,
-};
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use probe_common::{
     event::{
-        EventHeader, EventKind,
-        go::net_http::{
-            CALL_FAILED, CALL_KEEP_PATH, CALL_TRACE_FOREIGN, CALL_TRUNCATED, CallEvent, ERROR_TEXT_MAX,
-            ErrorSnapshot, ErrorValue, ParentFound, REQUEST_SW8_CONTINUED,
-        },
+        EventKind,
+        go::net_http::{CALL_FAILED, CALL_KEEP_PATH, CALL_TRUNCATED, ErrorSnapshot, ErrorValue},
     },
     field::{GoField, Offsets},
-    key::{GoroutineKey, SocketKey},
-    limits::{CALL_STATE_BYTES, HEAD_MAX, HOST_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
+    key::GoroutineKey,
+    limits::{HOST_MAX, METHOD_MAX, PATH_MAX, PEER_MAX},
     loss::LossReason,
     propagation::Outcome,
     target::{TARGET_KEEP_PATHS, TargetInfo},
 };
 
-use super::request::{self, append};
 use crate::{
     emit,
-    go::{self, Hit, Registers},
+    go::{
+        self, Hit, Registers,
+        call::{CallState, GO_CALLS, SCHEME_MAX, emit_call, find_parent, snapshot, snapshot_value},
+        connection::socket,
+    },
     log::kernel_log,
     maps::{self, PREPARED},
-    memory::{self, GoInterface, GoString, Window},
+    memory::{self, GoInterface, Window},
     propagation::header,
     scratch::{self, Scratch},
 };
-
-/// Bytes of `https` and room to spare.
-const SCHEME_MAX: usize = 8;
-
-/// A call under way.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CallState {
-    start_ns: u64,
-    pub(crate) parent_goid: u64,
-    pub(crate) trace_id: [u8; 16],
-    pub(crate) segment_id: [u8; 16],
-    pub(crate) span_id: u32,
-    pub(crate) parent: ParentFound,
-    pub(crate) flags: u32,
-    /// An `Outcome`. While it is `NotSeen`, `socket` says where the header was prepared.
-    pub(crate) outcome: u32,
-    pub(crate) socket: SocketKey,
-    /// What is sent of it at its end.
-    pub(crate) kind: EventKind,
-    /// The stream on the socket's connection, where that has streams.
-    pub(crate) stream: u32,
-    pub(crate) method_len: u16,
-    scheme_len: u16,
-    pub(crate) peer_len: u16,
-    pub(crate) path_len: u16,
-    pub(crate) method: [u8; METHOD_MAX],
-    scheme: [u8; SCHEME_MAX],
-    /// Room for a default port behind the longest host.
-    pub(crate) peer: [u8; PEER_MAX],
-    pub(crate) path: [u8; PATH_MAX],
-}
-
-const _: () = assert!(size_of::<CallState>() == CALL_STATE_BYTES);
-
-/// GoroutineKey → the call that the goroutine waits for. Deleted at the call's return; what a dying process
-/// leaves, the loader sweeps.
-#[map]
-static GO_CALLS: HashMap<GoroutineKey, CallState> = HashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
 
 /// A client begins a call.
 ///
@@ -176,66 +132,6 @@ fn add_default_port(state: &mut CallState) {
     state.peer_len += if state.scheme_len == 5 { 4 } else { 3 };
 }
 
-/// Whose child the call is: of the request whose context its own derives from, else of the request that its
-/// goroutine serves, else of the request that its goroutine was made in; and only of an open one.
-#[inline(always)]
-pub(crate) fn find_parent(
-    state: &mut CallState,
-    goroutine: &GoroutineKey,
-    g: u64,
-    context: u64,
-    offsets: &Offsets,
-) {
-    let mut key = *goroutine;
-    let mut found = ParentFound::None;
-    if let Some(goid) = request::by_context(goroutine.tgid, context) {
-        key.goid = goid;
-        found = ParentFound::Context;
-    }
-    let mut parent = request::open(&key);
-    if matches!(found, ParentFound::None) {
-        if parent.is_some() {
-            found = ParentFound::Goroutine;
-        } else if let Some(creator) = creator(g, offsets) {
-            key.goid = creator;
-            parent = request::open(&key);
-            // The creator may have gone on to its next request since: only a goroutine that is younger than the
-            // request was made in it.
-            if let Some(request) = &parent
-                && (goroutine.goid >= request.goid_unused
-                    || (goroutine.goid >= request.goid_first && goroutine.goid < request.goid_end))
-            {
-                found = ParentFound::Ancestry;
-            }
-        }
-    }
-    match parent {
-        Some(request) if !matches!(found, ParentFound::None) => {
-            state.parent = found;
-            state.parent_goid = key.goid;
-            state.trace_id = request.trace_id;
-            state.segment_id = request.segment_id;
-            state.span_id = request::next_span(request);
-            if request.flags & REQUEST_SW8_CONTINUED != 0 {
-                state.flags |= CALL_TRACE_FOREIGN;
-            }
-        }
-        Some(_) | None => {
-            state.parent = ParentFound::None;
-            state.parent_goid = 0;
-            state.trace_id = request::random_id();
-            state.segment_id = request::random_id();
-            state.span_id = 0;
-        }
-    }
-}
-
-/// The goroutine that made the running one; Go keeps it since 1.21.
-#[inline(always)]
-fn creator(g: u64, offsets: &Offsets) -> Option<u64> {
-    memory::read(g + offsets.get(GoField::GParentGoid)?)
-}
-
 /// The transport has a connection for the call and is about to have its request written.
 ///
 /// `func (pc *persistConn) roundTrip(req *transportRequest) (resp *Response, err error)`: word 1 the connection.
@@ -283,61 +179,6 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     state.outcome = Outcome::NotSeen as u32;
     let _ages_out = PREPARED.insert(&socket, &scratch.prepared, 0);
     Some(())
-}
-
-/// The connection's socket, if it is a TCP connection of package `net`, or a wrapper that embeds one as its first
-/// field, as those have that only count or watch (Prometheus dials so).
-///
-/// One layer only: a wrapper around a `tls.Conn` must not be looked through, whose first field is a connection too.
-#[inline(always)]
-pub(crate) fn socket(conn: u64, tgid: u32, offsets: &Offsets, window: &mut Window) -> Option<SocketKey> {
-    if let Some(socket) = tcp_socket(conn, tgid, offsets, window) {
-        return Some(socket);
-    }
-    let embedded: GoInterface = memory::read(conn)?;
-    tcp_socket(embedded.data, tgid, offsets, window)
-}
-
-/// The socket of a `*net.TCPConn`; of anything else nothing, since no other type has "tcp" in that place.
-#[inline(always)]
-fn tcp_socket(conn: u64, tgid: u32, offsets: &Offsets, window: &mut Window) -> Option<SocketKey> {
-    // `net.TCPConn` is a `net.conn`, which is a pointer to its `netFD`.
-    let fd: u64 = memory::read(conn)?;
-    let remote_at = offsets.get(GoField::NetFdRaddr)?;
-    let fields = window.fetch(fd, remote_at + 8)?;
-    let network = fields.string(offsets.get(GoField::NetFdNet)?)?;
-    let name: [u8; 3] = memory::read(network.address)?;
-    if network.len < 3 || network.len > 4 || name != *b"tcp" {
-        return None;
-    }
-    let local = fields.interface(offsets.get(GoField::NetFdLaddr)?)?;
-    let remote = fields.interface(remote_at)?;
-    let port_at = offsets.get(GoField::TcpAddrPort)?;
-    let local_port: u64 = memory::read(local.data + port_at)?;
-    let fields = window.fetch(remote.data, port_at)?;
-    let remote_port = fields.word(port_at)?;
-    let ip = fields.string(offsets.get(GoField::TcpAddrIp)?)?;
-    let remote_address = if ip.len == 16 {
-        memory::read(ip.address)?
-    } else if ip.len == 4 {
-        mapped(memory::read(ip.address)?)
-    } else {
-        return None;
-    };
-    Some(SocketKey {
-        remote_address,
-        tgid,
-        local_port: local_port as u16,
-        remote_port: remote_port as u16,
-    })
-}
-
-/// An IPv4 address as IPv6 writes it.
-#[inline(always)]
-pub(crate) fn mapped(ip: [u8; 4]) -> [u8; 16] {
-    [
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ip[0], ip[1], ip[2], ip[3],
-    ]
 }
 
 /// A call has succeeded.
@@ -413,84 +254,6 @@ fn send(
     emit_call(state, event, scratch)
 }
 
-/// Where the error of a failed call goes in its record.
-#[inline(always)]
-pub(crate) fn snapshot(scratch: &mut Scratch) -> &mut ErrorSnapshot {
-    // SAFETY: it fits behind the event, at an 8-aligned place, and any bytes are one.
-    unsafe {
-        let place = scratch.record.as_mut_ptr().add(size_of::<CallEvent>());
-        &mut *place.cast::<ErrorSnapshot>()
-    }
-}
-
-/// Sends the record of a call, with the error that is in its place if the call has failed.
-#[inline(always)]
-pub(crate) fn emit_call(state: &CallState, event: CallEvent, scratch: &mut Scratch) -> Option<()> {
-    let record = scratch.record.as_mut_ptr();
-    let mut at = size_of::<CallEvent>() as u32;
-    if event.flags & CALL_FAILED != 0 {
-        at += size_of::<ErrorSnapshot>() as u32;
-    }
-    at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
-    at += append::<SCHEME_MAX>(record, at, state.scheme.as_ptr(), event.scheme_len);
-    at += append::<PEER_MAX>(record, at, state.peer.as_ptr(), event.peer_len);
-    at += append::<PATH_MAX>(record, at, state.path.as_ptr(), event.path_len);
-    // SAFETY: the record is larger than the event, and 8-aligned.
-    unsafe { record.cast::<CallEvent>().write(event) };
-    if at > HEAD_MAX as u32 {
-        at = HEAD_MAX as u32;
-    }
-    emit::send(record, u64::from(at))
-}
-
-// === impl CallState ===
-
-impl CallState {
-    /// Begins anew, now.
-    #[inline(always)]
-    pub(crate) fn begin(&mut self, kind: EventKind, target: &TargetInfo) {
-        // SAFETY: reads a clock.
-        self.start_ns = unsafe { bpf_ktime_get_boot_ns() };
-        self.kind = kind;
-        self.outcome = if target.propagates() {
-            Outcome::NoConnection as u32
-        } else {
-            Outcome::Off as u32
-        };
-        self.method_len = 0;
-        self.scheme_len = 0;
-    }
-
-    /// Its record, ended now; what is read at the end is still to be filled in.
-    #[inline(always)]
-    pub(crate) fn event(&self, goroutine: &GoroutineKey, outcome: u32) -> CallEvent {
-        CallEvent {
-            header: EventHeader {
-                kind: self.kind,
-                tgid: goroutine.tgid,
-            },
-            start_ns: self.start_ns,
-            // SAFETY: reads a clock.
-            end_ns: unsafe { bpf_ktime_get_boot_ns() },
-            goid: goroutine.goid,
-            parent_goid: self.parent_goid,
-            trace_id: self.trace_id,
-            segment_id: self.segment_id,
-            response_bytes: -1,
-            span_id: self.span_id,
-            parent: self.parent,
-            flags: self.flags,
-            propagation: outcome,
-            status: 0,
-            method_len: self.method_len,
-            scheme_len: self.scheme_len,
-            peer_len: self.peer_len,
-            path_len: self.path_len,
-            _pad: [0; 6],
-        }
-    }
-}
-
 /// What became of the header, which `socket_message` has noted beside it.
 #[inline(always)]
 fn outcome(state: &CallState) -> u32 {
@@ -529,22 +292,4 @@ fn snapshot_wrapped(data: u64, offset: u64, to: &mut ErrorValue) -> u64 {
     let interface = memory::read(data.wrapping_add(offset)).unwrap_or(GoInterface { kind: 0, data: 0 });
     snapshot_value(interface, to);
     interface.data
-}
-
-#[inline(never)]
-pub(crate) fn snapshot_value(interface: GoInterface, to: &mut ErrorValue) {
-    // The first word of an `error` is an `itab`, which names the type in its second word.
-    to.type_address = if interface.kind == 0 {
-        0
-    } else {
-        memory::read(interface.kind + 8).unwrap_or(0)
-    };
-    to.word = memory::read(interface.data).unwrap_or(0);
-    to._pad = 0;
-    to.text_len = 0;
-    if let Some(text) = memory::read::<GoString>(interface.data)
-        && let Some(len) = memory::read_string::<ERROR_TEXT_MAX>(text, to.text.as_mut_ptr())
-    {
-        to.text_len = u32::from(len);
-    }
 }

@@ -22,31 +22,31 @@ const FIELDS_AT_ONCE: u32 = 8;
 /// Our headers of a stream.
 #[repr(C, align(8))]
 pub(crate) struct Incoming {
-    pub(super) sw8_len: u16,
-    pub(super) correlation_len: u16,
-    pub(super) sw8_x_len: u16,
-    pub(super) traceparent_len: u16,
-    pub(super) sw8: [u8; SW8_MAX],
-    pub(super) correlation: [u8; CORRELATION_MAX],
-    pub(super) sw8_x: [u8; SW8_X_MAX],
-    pub(super) traceparent: [u8; TRACEPARENT_BYTES],
+    pub(crate) sw8_len: u16,
+    pub(crate) correlation_len: u16,
+    pub(crate) sw8_x_len: u16,
+    pub(crate) traceparent_len: u16,
+    pub(crate) sw8: [u8; SW8_MAX],
+    pub(crate) correlation: [u8; CORRELATION_MAX],
+    pub(crate) sw8_x: [u8; SW8_X_MAX],
+    pub(crate) traceparent: [u8; TRACEPARENT_BYTES],
 }
 
 // === impl Incoming ===
 
 impl Incoming {
-    pub(super) fn has_sw8(&self) -> bool {
+    pub(crate) fn has_sw8(&self) -> bool {
         self.sw8_len != 0
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.sw8_len == 0 && self.traceparent_len == 0 && self.correlation_len == 0 && self.sw8_x_len == 0
     }
 }
 
 /// Puts those of `fields` that are ours into `scratch.incoming`.
 #[inline(always)]
-pub(super) fn note(fields: GoString, scratch: &mut Scratch) -> Option<()> {
+pub(crate) fn note(fields: GoString, scratch: &mut Scratch) -> Option<()> {
     scratch.incoming.sw8_len = 0;
     scratch.incoming.correlation_len = 0;
     scratch.incoming.sw8_x_len = 0;

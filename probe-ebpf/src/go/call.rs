@@ -1,0 +1,220 @@
+//! A call under way, of whichever library: its state, its parent, its record.
+
+use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, macros::map, maps::HashMap};
+use probe_common::{
+    event::{
+        EventHeader, EventKind,
+        go::net_http::{
+            CALL_FAILED, CALL_TRACE_FOREIGN, CallEvent, ERROR_TEXT_MAX, ErrorSnapshot, ErrorValue,
+            ParentFound, REQUEST_SW8_CONTINUED,
+        },
+    },
+    field::{GoField, Offsets},
+    key::{GoroutineKey, SocketKey},
+    limits::{CALL_STATE_BYTES, HEAD_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
+    propagation::Outcome,
+    target::TargetInfo,
+};
+
+use super::request::{self, append};
+use crate::{
+    emit,
+    memory::{self, GoInterface, GoString},
+    scratch::Scratch,
+};
+
+/// Bytes of `https` and room to spare.
+pub(crate) const SCHEME_MAX: usize = 8;
+
+/// A call under way.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct CallState {
+    start_ns: u64,
+    pub(crate) parent_goid: u64,
+    pub(crate) trace_id: [u8; 16],
+    pub(crate) segment_id: [u8; 16],
+    pub(crate) span_id: u32,
+    pub(crate) parent: ParentFound,
+    pub(crate) flags: u32,
+    /// An `Outcome`. While it is `NotSeen`, `socket` says where the header was prepared.
+    pub(crate) outcome: u32,
+    pub(crate) socket: SocketKey,
+    /// What is sent of it at its end.
+    pub(crate) kind: EventKind,
+    /// The stream on the socket's connection, where that has streams.
+    pub(crate) stream: u32,
+    pub(crate) method_len: u16,
+    pub(crate) scheme_len: u16,
+    pub(crate) peer_len: u16,
+    pub(crate) path_len: u16,
+    pub(crate) method: [u8; METHOD_MAX],
+    pub(crate) scheme: [u8; SCHEME_MAX],
+    /// Room for a default port behind the longest host.
+    pub(crate) peer: [u8; PEER_MAX],
+    pub(crate) path: [u8; PATH_MAX],
+}
+
+const _: () = assert!(size_of::<CallState>() == CALL_STATE_BYTES);
+
+/// GoroutineKey → the call that the goroutine waits for. Deleted at the call's return; what a dying process
+/// leaves, the loader sweeps.
+#[map]
+pub(crate) static GO_CALLS: HashMap<GoroutineKey, CallState> =
+    HashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+
+/// Whose child the call is: of the request whose context its own derives from, else of the request that its
+/// goroutine serves, else of the request that its goroutine was made in; and only of an open one.
+#[inline(always)]
+pub(crate) fn find_parent(
+    state: &mut CallState,
+    goroutine: &GoroutineKey,
+    g: u64,
+    context: u64,
+    offsets: &Offsets,
+) {
+    let mut key = *goroutine;
+    let mut found = ParentFound::None;
+    if let Some(goid) = request::by_context(goroutine.tgid, context) {
+        key.goid = goid;
+        found = ParentFound::Context;
+    }
+    let mut parent = request::open(&key);
+    if matches!(found, ParentFound::None) {
+        if parent.is_some() {
+            found = ParentFound::Goroutine;
+        } else if let Some(creator) = creator(g, offsets) {
+            key.goid = creator;
+            parent = request::open(&key);
+            // The creator may have gone on to its next request since: only a goroutine that is younger than the
+            // request was made in it.
+            if let Some(request) = &parent
+                && (goroutine.goid >= request.goid_unused
+                    || (goroutine.goid >= request.goid_first && goroutine.goid < request.goid_end))
+            {
+                found = ParentFound::Ancestry;
+            }
+        }
+    }
+    match parent {
+        Some(request) if !matches!(found, ParentFound::None) => {
+            state.parent = found;
+            state.parent_goid = key.goid;
+            state.trace_id = request.trace_id;
+            state.segment_id = request.segment_id;
+            state.span_id = request::next_span(request);
+            if request.flags & REQUEST_SW8_CONTINUED != 0 {
+                state.flags |= CALL_TRACE_FOREIGN;
+            }
+        }
+        Some(_) | None => {
+            state.parent = ParentFound::None;
+            state.parent_goid = 0;
+            state.trace_id = request::random_id();
+            state.segment_id = request::random_id();
+            state.span_id = 0;
+        }
+    }
+}
+
+/// The goroutine that made the running one; Go keeps it since 1.21.
+#[inline(always)]
+fn creator(g: u64, offsets: &Offsets) -> Option<u64> {
+    memory::read(g + offsets.get(GoField::GParentGoid)?)
+}
+
+/// Where the error of a failed call goes in its record.
+#[inline(always)]
+pub(crate) fn snapshot(scratch: &mut Scratch) -> &mut ErrorSnapshot {
+    // SAFETY: it fits behind the event, at an 8-aligned place, and any bytes are one.
+    unsafe {
+        let place = scratch.record.as_mut_ptr().add(size_of::<CallEvent>());
+        &mut *place.cast::<ErrorSnapshot>()
+    }
+}
+
+/// Sends the record of a call, with the error that is in its place if the call has failed.
+#[inline(always)]
+pub(crate) fn emit_call(state: &CallState, event: CallEvent, scratch: &mut Scratch) -> Option<()> {
+    let record = scratch.record.as_mut_ptr();
+    let mut at = size_of::<CallEvent>() as u32;
+    if event.flags & CALL_FAILED != 0 {
+        at += size_of::<ErrorSnapshot>() as u32;
+    }
+    at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
+    at += append::<SCHEME_MAX>(record, at, state.scheme.as_ptr(), event.scheme_len);
+    at += append::<PEER_MAX>(record, at, state.peer.as_ptr(), event.peer_len);
+    at += append::<PATH_MAX>(record, at, state.path.as_ptr(), event.path_len);
+    // SAFETY: the record is larger than the event, and 8-aligned.
+    unsafe { record.cast::<CallEvent>().write(event) };
+    if at > HEAD_MAX as u32 {
+        at = HEAD_MAX as u32;
+    }
+    emit::send(record, u64::from(at))
+}
+
+// === impl CallState ===
+
+impl CallState {
+    /// Begins anew, now.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, kind: EventKind, target: &TargetInfo) {
+        // SAFETY: reads a clock.
+        self.start_ns = unsafe { bpf_ktime_get_boot_ns() };
+        self.kind = kind;
+        self.outcome = if target.propagates() {
+            Outcome::NoConnection as u32
+        } else {
+            Outcome::Off as u32
+        };
+        self.method_len = 0;
+        self.scheme_len = 0;
+    }
+
+    /// Its record, ended now; what is read at the end is still to be filled in.
+    #[inline(always)]
+    pub(crate) fn event(&self, goroutine: &GoroutineKey, outcome: u32) -> CallEvent {
+        CallEvent {
+            header: EventHeader {
+                kind: self.kind,
+                tgid: goroutine.tgid,
+            },
+            start_ns: self.start_ns,
+            // SAFETY: reads a clock.
+            end_ns: unsafe { bpf_ktime_get_boot_ns() },
+            goid: goroutine.goid,
+            parent_goid: self.parent_goid,
+            trace_id: self.trace_id,
+            segment_id: self.segment_id,
+            response_bytes: -1,
+            span_id: self.span_id,
+            parent: self.parent,
+            flags: self.flags,
+            propagation: outcome,
+            status: 0,
+            method_len: self.method_len,
+            scheme_len: self.scheme_len,
+            peer_len: self.peer_len,
+            path_len: self.path_len,
+            _pad: [0; 6],
+        }
+    }
+}
+
+#[inline(never)]
+pub(crate) fn snapshot_value(interface: GoInterface, to: &mut ErrorValue) {
+    // The first word of an `error` is an `itab`, which names the type in its second word.
+    to.type_address = if interface.kind == 0 {
+        0
+    } else {
+        memory::read(interface.kind + 8).unwrap_or(0)
+    };
+    to.word = memory::read(interface.data).unwrap_or(0);
+    to._pad = 0;
+    to.text_len = 0;
+    if let Some(text) = memory::read::<GoString>(interface.data)
+        && let Some(len) = memory::read_string::<ERROR_TEXT_MAX>(text, to.text.as_mut_ptr())
+    {
+        to.text_len = u32::from(len);
+    }
+}
