@@ -85,6 +85,9 @@ fields! {
     GrpcLoopyWriterFramer = 52, "google.golang.org/grpc/internal/transport", "loopyWriter", "framer";
     GrpcFramerWriter = 53, "google.golang.org/grpc/internal/transport", "framer", "writer";
     GrpcBufWriterConn = 54, "google.golang.org/grpc/internal/transport", "bufWriter", "conn";
+    GrpcServerStreamS = 55, "google.golang.org/grpc", "serverStream", "s";
+    /// In versions that serve calls of one message each way as streams, too, and in some before.
+    GrpcServerStreamDesc = 56, "google.golang.org/grpc", "serverStream", "desc";
 }
 
 impl GoField {

@@ -12,6 +12,10 @@ pub const TARGET_PROPAGATE_SW8: u32 = 1 << 1;
 pub const TARGET_PROPAGATE_W3C: u32 = 1 << 2;
 /// The program may ask `FIONREAD` of its sockets, and on this kernel only a socket with a verdict answers it rightly.
 pub const TARGET_NEEDS_VERDICT: u32 = 1 << 3;
+/// All hooks are in place that count the messages of streams which grpc-go's server serves.
+pub const TARGET_COUNTS_SERVED: u32 = 1 << 4;
+/// All hooks are in place that count the messages of streams which grpc-go's client has opened.
+pub const TARGET_COUNTS_CALLED: u32 = 1 << 5;
 
 /// A traced process: the value of the map `TARGETS`, whose key is its tgid in the initial pid namespace.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -21,6 +25,8 @@ pub struct TargetInfo {
     /// Where `runtime.sched.goidgen` is in this process, or 0 where it is not known: the goroutine ids below its
     /// value are taken. It proves that a goroutine is younger than a request.
     pub goidgen_address: u64,
+    /// Where grpc-go's `(*clientStream).RecvMsg` keeps the stream while it waits for a message, above the stack pointer.
+    pub grpc_received_at: u64,
     /// `TARGET_*`.
     pub flags: u32,
     pub service_base64_len: u16,
@@ -30,7 +36,7 @@ pub struct TargetInfo {
     pub instance_base64: [u8; NAME_BASE64_MAX],
 }
 
-const _: () = assert!(size_of::<TargetInfo>() == 336);
+const _: () = assert!(size_of::<TargetInfo>() == 344);
 
 impl TargetInfo {
     /// Whether outgoing requests get any header.

@@ -58,6 +58,27 @@ impl Registers {
         // SAFETY: as above.
         unsafe { core::ptr::read_volatile(&raw const (*self.0).r14) }
     }
+
+    /// Where a closure that has just been entered has what it captured, behind the address of its code.
+    #[inline(always)]
+    pub(crate) fn closure(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).rdx) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn stack_pointer(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).rsp) }
+    }
+
+    /// Whether what the branch at hand was about to decide on is zero.
+    #[inline(always)]
+    pub(crate) fn found_zero(self) -> bool {
+        const ZERO: u64 = 0x40;
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).eflags) & ZERO != 0 }
+    }
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
@@ -84,6 +105,25 @@ impl Registers {
     pub(crate) fn g(self) -> u64 {
         // SAFETY: as above.
         unsafe { core::ptr::read_volatile((&raw const (*self.0).regs).cast::<u64>().add(28)) }
+    }
+
+    /// Where a closure that has just been entered has what it captured, behind the address of its code.
+    #[inline(always)]
+    pub(crate) fn closure(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile((&raw const (*self.0).regs).cast::<u64>().add(26)) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn stack_pointer(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).sp) }
+    }
+
+    /// Whether what the branch at hand was about to decide on is zero. No site here has such a branch.
+    #[inline(always)]
+    pub(crate) fn found_zero(self) -> bool {
+        false
     }
 }
 

@@ -8,6 +8,7 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use probe_common::{
     array::Unfollowed,
     context::{sw8::Sw8Places, traceparent::Traceparent},
+    event::go::grpc::BothWays,
     head::TEXT_BYTES,
     limits::{HEAD_MAX, METHOD_MAX, PATH_MAX, PATTERN_MAX},
     loss::LossReason,
@@ -38,6 +39,7 @@ pub(crate) struct Scratch {
     pub(crate) call: CallState,
     pub(crate) window: Window,
     pub(crate) incoming: Incoming,
+    pub(crate) messages: BothWays,
     pub(crate) prepared: Prepared,
     _prepared_slack: [u8; SLACK],
     pub(crate) head: Head,

@@ -6,7 +6,10 @@ use probe_common::event::process::ProcessEvent;
 use probe_common::{
     event::{
         EventHeader, EventKind,
-        go::net_http::{CALL_FAILED, CallEvent, ErrorSnapshot, RequestEvent},
+        go::{
+            grpc::{BothWays, MESSAGES_COUNTED},
+            net_http::{CALL_FAILED, CallEvent, ErrorSnapshot, RequestEvent},
+        },
     },
     limits::SW8_MAX,
 };
@@ -33,6 +36,8 @@ pub enum Event<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub fixed: RequestEvent,
+    /// Of a stream of gRPC.
+    pub messages: Option<BothWays>,
     pub method: &'a [u8],
     pub path: &'a [u8],
     pub host: &'a [u8],
@@ -50,6 +55,8 @@ pub struct Call<'a> {
     pub fixed: CallEvent,
     /// Of a failed call; boxed, for it is long and seldom there.
     pub error: Option<Box<ErrorSnapshot>>,
+    /// Of a stream of gRPC.
+    pub messages: Option<BothWays>,
     pub method: &'a [u8],
     pub scheme: &'a [u8],
     pub peer: &'a [u8],
@@ -97,9 +104,11 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Undecodable> {
 }
 
 fn request(record: &[u8]) -> Result<Request<'_>, Undecodable> {
-    let (fixed, strings) = split::<RequestEvent>(record)?;
+    let (fixed, rest) = split::<RequestEvent>(record)?;
+    let (messages, strings) = messages(fixed.flags, rest)?;
     let mut strings = Strings(strings);
     Ok(Request {
+        messages,
         method: strings.take(fixed.method_len)?,
         path: strings.take(fixed.path_len)?,
         host: strings.take(fixed.host_len)?,
@@ -122,15 +131,26 @@ fn call(record: &[u8]) -> Result<Call<'_>, Undecodable> {
         error = Some(Box::new(snapshot));
         rest = strings;
     }
-    let mut strings = Strings(rest);
+    let (messages, strings) = messages(fixed.flags, rest)?;
+    let mut strings = Strings(strings);
     Ok(Call {
         method: strings.take(fixed.method_len)?,
         scheme: strings.take(fixed.scheme_len)?,
         peer: strings.take(fixed.peer_len)?,
         path: strings.take(fixed.path_len)?,
         error,
+        messages,
         fixed,
     })
+}
+
+/// The counted messages, where `rest` begins with them, and what follows.
+fn messages(flags: u32, rest: &[u8]) -> Result<(Option<BothWays>, &[u8]), Undecodable> {
+    if flags & MESSAGES_COUNTED == 0 {
+        return Ok((None, rest));
+    }
+    let (messages, rest) = split(rest)?;
+    Ok((Some(messages), rest))
 }
 
 /// The fixed part, copied: a record need not be aligned to be understood.

@@ -200,6 +200,8 @@ pub struct Plan {
     pub offset_sources: Vec<(GoField, OffsetSource)>,
     /// Address of `runtime.sched.goidgen`, before the load bias.
     pub goidgen: Option<u64>,
+    /// Where grpc-go's `(*clientStream).RecvMsg` keeps the stream, above the stack pointer.
+    pub grpc_received_at: Option<u64>,
     /// Address where the names of types count from, before the load bias: see [`crate::discover::types`].
     pub types: Option<u64>,
     /// It may ask `FIONREAD` of its sockets, as Go's own packages never do.
@@ -211,6 +213,12 @@ pub struct Plan {
 impl Plan {
     pub fn has(&self, part: Part) -> bool {
         self.sites.iter().any(|site| site.part == part)
+    }
+
+    /// Whether each of the programs has a site.
+    pub fn attaches(&self, programs: &[&str]) -> bool {
+        let has_site = |program: &&str| self.sites.iter().any(|site| site.program == *program);
+        programs.iter().all(has_site)
     }
 
     /// The program writes requests as frames of HTTP/2.
@@ -241,6 +249,7 @@ pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
         offsets: structs.offsets(),
         offset_sources: structs.sources(),
         goidgen: goidgen(binary, &found),
+        grpc_received_at: grpc_received_at(binary, &found),
         types: types(binary),
         may_ask_fionread: binary.may_hold_c() || found.names.contains(go::runtime::IOCTL),
         already_traced: found.prefixed.as_deref().and_then(agent_name),
@@ -393,6 +402,11 @@ fn types(binary: &GoBinary) -> Option<u64> {
         .segment(types)
         .is_some_and(|segment| !segment.executable)
         .then_some(types)
+}
+
+fn grpc_received_at(binary: &GoBinary, found: &Found) -> Option<u64> {
+    let function = found.function(go::grpc::RECV_MSG)?;
+    site::receiver_at(binary.architecture, &body(binary, function)?)
 }
 
 fn goidgen(binary: &GoBinary, found: &Found) -> Option<u64> {

@@ -25,7 +25,7 @@ pub const MIX: &str = "\
     chat,chat,chat,chat,chat,chat,chain,chain,chain,chain,chain,chain,streams,streams,streams,\
     bare,bare,values,values,twice,twice,web,web,web,web,unix,dns,passthrough,brief,brief,handler,handler,patient,baggage,\
     fanout_ctx,fanout_ctx,fanout,fanout,pool_ctx,pool_ctx,pool,pool,many,outlive,outlive,\
-    failed,failed,retry,retry,tired,late,abort,leave,linger,nobody,nowhere,overlong";
+    duplex,failed,failed,retry,retry,tired,late,abort,leave,overrun,linger,nobody,nowhere,overlong";
 
 /// Nothing new for so long: nothing is on its way.
 const SETTLED_AFTER: Duration = Duration::from_millis(100);
@@ -139,4 +139,47 @@ impl Row {
         let ended = stop_with(probe, records.len())?;
         Ok((truth::join(&records, &ended.segments, propagated), ended))
     }
+}
+
+/// Asks for each shape in turn and asserts that the truth finds nothing wrong.
+#[track_caller]
+#[expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test's assertion, and its report"
+)]
+pub fn check_shapes(shapes: &[&str]) -> Account {
+    let row = Row::start().unwrap();
+    let probe = row.trace(&[]).unwrap();
+    let mut id = 0;
+    for _ in 0..5 {
+        for shape in shapes {
+            id += 1;
+            row.ask(shape, id).unwrap();
+        }
+    }
+    let (account, ended) = row.judge(probe, PROPAGATED).unwrap();
+    println!("{}", ended.stderr);
+    check(&account);
+    account
+}
+
+/// Asserts that all is there and right.
+#[track_caller]
+#[expect(clippy::print_stdout, reason = "a test's report")]
+pub fn check(account: &Account) {
+    println!("{account}");
+    let total = account.total();
+    assert_eq!((total.found, account.invented), (total.made, 0), "{account}");
+    assert_eq!(
+        (total.wrong_facts, total.parents.wrong, total.references.wrong),
+        (0, 0, 0),
+        "{account}"
+    );
+    assert_eq!(
+        (total.parents.orphan, total.references.orphan),
+        (0, 0),
+        "{account}"
+    );
+    assert!(total.parents.right > 0, "{account}");
 }

@@ -64,6 +64,35 @@ pub struct Record {
     /// Of a call: its connection cannot carry a header, for another reason than TLS.
     #[serde(default)]
     pub bare: bool,
+    /// Of a stream of gRPC, and of any of its calls that is served.
+    #[serde(default)]
+    pub messages: Option<BothWays>,
+}
+
+/// The messages of a stream that went one way.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Messages {
+    pub count: u64,
+    /// 0: there was none.
+    pub first_ns: i64,
+    pub last_ns: i64,
+}
+
+/// Both ways.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct BothWays {
+    pub sent: Messages,
+    pub received: Messages,
+}
+
+impl BothWays {
+    /// With the beginning of the tags that tell them.
+    fn ways(&self) -> [(&'static str, Messages); 2] {
+        [
+            ("rpc.messages.sent", self.sent),
+            ("rpc.messages.received", self.received),
+        ]
+    }
 }
 
 /// Reads a service's log.
@@ -364,6 +393,14 @@ fn compare(
             .time_errors_ms
             .push(time_error_ms(at.span.end_time, record.end_ns));
     }
+    for (tag, messages) in record.messages.iter().flat_map(BothWays::ways) {
+        for (end, true_ns) in [("first", messages.first_ns), ("last", messages.last_ns)] {
+            let reported = at.span.tag(&format!("{tag}.{end}"));
+            if let Some(reported_ms) = reported.and_then(|value| value.parse().ok()) {
+                count.time_errors_ms.push(time_error_ms(reported_ms, true_ns));
+            }
+        }
+    }
     match record.kind {
         Side::Exit => {
             let link = map.parent_of_call(at, record.parent);
@@ -475,6 +512,9 @@ fn wrong_rpc_fact(record: &Record, span: &Span) -> Option<&'static str> {
     if span.tag("rpc.type") != rpc_type {
         return Some("wrong type");
     }
+    if wrong_messages(record, span) {
+        return Some("wrong messages");
+    }
     if record.code.is_empty() {
         return None;
     }
@@ -499,6 +539,22 @@ fn wrong_rpc_fact(record: &Record, span: &Span) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// Whether the messages are told wrongly, or told of a call that has one each way.
+fn wrong_messages(record: &Record, span: &Span) -> bool {
+    let told = |tag: &str| -> Option<u64> { span.tag(tag).map(|count| count.parse().unwrap_or(u64::MAX)) };
+    // The handler of last resort takes all calls for streams.
+    let Some(messages) = &record.messages else {
+        return told("rpc.messages.sent").is_some();
+    };
+    messages.ways().into_iter().any(|(tag, messages)| {
+        // A server without any does not know that it has a stream.
+        let silent = record.kind == Side::Entry && messages.count == 0;
+        let count = told(tag).or(silent.then_some(0));
+        let timed = told(&format!("{tag}.first")).is_some() && told(&format!("{tag}.last")).is_some();
+        count != Some(messages.count) || timed != (messages.count != 0)
+    })
 }
 
 /// How far `true_ns` is from the millisecond `reported_ms`.
@@ -595,6 +651,7 @@ mod tests {
             expect,
             tls: false,
             bare: false,
+            messages: None,
         }
     }
 

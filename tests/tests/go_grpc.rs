@@ -2,7 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stdout,
     reason = "a test panics where it fails and prints its report; clippy knows only test functions"
 )]
 
@@ -15,49 +14,12 @@ use std::{
 use tests::{
     needs_rpc,
     probe::{Probe, find_span},
-    rpc::{self, PROPAGATED, Row},
+    rpc::{self, PROPAGATED, Row, check, check_shapes},
     scene::truth_program,
     segment::{Segment, Span},
     target::Load,
-    truth::{self, Account, GRPC, Record, Side},
+    truth::{self, GRPC, Record, Side},
 };
-
-/// Asks for each shape in turn and lets the truth judge.
-#[track_caller]
-fn check_shapes(shapes: &[&str]) -> Account {
-    let row = Row::start().unwrap();
-    let probe = row.trace(&[]).unwrap();
-    let mut id = 0;
-    for _ in 0..5 {
-        for shape in shapes {
-            id += 1;
-            row.ask(shape, id).unwrap();
-        }
-    }
-    let (account, ended) = row.judge(probe, PROPAGATED).unwrap();
-    println!("{}", ended.stderr);
-    check(&account);
-    account
-}
-
-/// All is there and right.
-#[track_caller]
-fn check(account: &Account) {
-    println!("{account}");
-    let total = account.total();
-    assert_eq!((total.found, account.invented), (total.made, 0), "{account}");
-    assert_eq!(
-        (total.wrong_facts, total.parents.wrong, total.references.wrong),
-        (0, 0, 0),
-        "{account}"
-    );
-    assert_eq!(
-        (total.parents.orphan, total.references.orphan),
-        (0, 0),
-        "{account}"
-    );
-    assert!(total.parents.right > 0, "{account}");
-}
 
 /// The number at the end of a path; the highest there is where there is none.
 fn number(path: &str) -> u64 {
@@ -65,9 +27,10 @@ fn number(path: &str) -> u64 {
     end.parse().unwrap_or(u64::MAX)
 }
 
-/// The keys of all tags, in order.
+/// The keys of all tags but those of messages, in order.
 fn tags(span: &Span) -> Vec<&str> {
     let mut keys: Vec<&str> = span.tags.iter().map(|tag| tag.key.as_str()).collect();
+    keys.retain(|key| !key.starts_with("rpc.messages."));
     keys.sort_unstable();
     keys
 }

@@ -16,7 +16,7 @@ use probe_common::{
     target::TargetInfo,
 };
 
-use super::request::{self, append};
+use super::request::{self, append, append_messages};
 use crate::{
     emit,
     memory::{self, GoInterface, GoString},
@@ -141,6 +141,7 @@ pub(crate) fn emit_call(state: &CallState, event: CallEvent, scratch: &mut Scrat
     if event.flags & CALL_FAILED != 0 {
         at += size_of::<ErrorSnapshot>() as u32;
     }
+    at += append_messages(record, at, event.flags, &scratch.messages);
     at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
     at += append::<SCHEME_MAX>(record, at, state.scheme.as_ptr(), event.scheme_len);
     at += append::<PEER_MAX>(record, at, state.peer.as_ptr(), event.peer_len);

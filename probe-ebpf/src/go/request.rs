@@ -10,6 +10,7 @@ use probe_common::{
     context::{sw8, traceparent},
     event::{
         EventHeader, EventKind,
+        go::grpc::{BothWays, MESSAGES_COUNTED},
         go::net_http::{
             REQUEST_KEEP_PATH, REQUEST_SW8_CONTINUED, REQUEST_SW8_MALFORMED, REQUEST_W3C_CONTINUED,
             RequestEnd, RequestEvent,
@@ -264,6 +265,7 @@ pub(crate) fn emit_request(state: &RequestState, event: RequestEvent, scratch: &
     let pattern = scratch.pattern.as_ptr();
     let record = scratch.record.as_mut_ptr();
     let mut at = size_of::<RequestEvent>() as u32;
+    at += append_messages(record, at, event.flags, &scratch.messages);
     at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
     at += append::<PATH_MAX>(record, at, state.path.as_ptr(), event.path_len);
     at += append::<HOST_MAX>(record, at, state.host.as_ptr(), event.host_len);
@@ -279,6 +281,16 @@ pub(crate) fn emit_request(state: &RequestState, event: RequestEvent, scratch: &
         at = HEAD_MAX as u32;
     }
     emit::send(record, u64::from(at))
+}
+
+/// Appends the messages of a stream to a record that has them; how many bytes they took.
+#[inline(always)]
+pub(super) fn append_messages(record: *mut u8, at: u32, flags: u32, messages: &BothWays) -> u32 {
+    const BYTES: usize = size_of::<BothWays>();
+    if flags & MESSAGES_COUNTED == 0 {
+        return 0;
+    }
+    append::<BYTES>(record, at, (&raw const *messages).cast(), BYTES as u16)
 }
 
 /// Appends a string to a record; how many bytes it took.

@@ -15,6 +15,8 @@ fuzz_target!(|bytes: &[u8]| {
     let kinds = [
         SiteKind::StackCheck,
         SiteKind::Success { callee: "" },
+        SiteKind::AfterCall { callee: "", error: 2 },
+        SiteKind::Result { callee: "" },
         SiteKind::Returns { but_success_of: "" },
         SiteKind::EachReturn,
     ];
@@ -24,6 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
                 assert!(spot.at < body.len() as u64);
             }
         }
+        let _ = site::receiver_at(architecture, body);
         let _ = site::goidgen(architecture, 0x40_0000, body);
     }
 });

@@ -18,7 +18,8 @@ use probe_common::{
     limits::NAME_BASE64_MAX,
     loss::LossReason,
     target::{
-        TARGET_KEEP_PATHS, TARGET_NEEDS_VERDICT, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo,
+        TARGET_COUNTS_CALLED, TARGET_COUNTS_SERVED, TARGET_KEEP_PATHS, TARGET_NEEDS_VERDICT,
+        TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo,
     },
 };
 use tokio::sync::oneshot;
@@ -34,6 +35,7 @@ use crate::{
         types::TypeNames,
     },
     export::skywalking::{Registry, management::Properties},
+    instrument::go::grpc,
     kernel::{
         Kernel,
         load::LoadError,
@@ -519,6 +521,12 @@ impl Targets {
                 flags |= TARGET_NEEDS_VERDICT;
             }
         }
+        if binary.plan.attaches(grpc::COUNT_SERVED) {
+            flags |= TARGET_COUNTS_SERVED;
+        }
+        if binary.plan.attaches(grpc::COUNT_CALLED) {
+            flags |= TARGET_COUNTS_CALLED;
+        }
         let (service_base64, service_base64_len) = base64_name(&identity.service);
         let (instance_base64, instance_base64_len) = base64_name(&identity.instance);
         TargetInfo {
@@ -526,6 +534,7 @@ impl Targets {
             goidgen_address: load_bias
                 .and_then(|bias| binary.plan.goidgen?.checked_add(bias))
                 .unwrap_or(0),
+            grpc_received_at: binary.plan.grpc_received_at.unwrap_or(0),
             flags,
             service_base64_len,
             instance_base64_len,

@@ -9,6 +9,9 @@ use probe_common::event::process::ProcessEvent;
 use probe_common::{
     event::{
         EventHeader, EventKind,
+        go::grpc::{
+            BothWays, CALL_CLIENT_STREAMS, CALL_SERVER_STREAMS, MESSAGES_COUNTED, Messages, STATUS_READ,
+        },
         go::net_http::{
             CALL_FAILED, CALL_KEEP_PATH, CALL_TRACE_FOREIGN, CALL_TRUNCATED, CallEvent, ERROR_CHAIN,
             ERROR_TEXT_MAX, ErrorSnapshot, ErrorValue, ParentFound, REQUEST_CLIENT_GONE,
@@ -43,6 +46,9 @@ pub struct RecordedProcess {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordedRequest {
+    /// Of gRPC.
+    #[serde(default)]
+    pub rpc: bool,
     pub tgid: u32,
     pub start_ns: u64,
     pub end_ns: u64,
@@ -82,12 +88,25 @@ pub struct RecordedRequest {
     pub sw8_x: String,
     #[serde(default)]
     pub traceparent: String,
+    #[serde(default)]
+    pub messages: Option<RecordedMessages>,
+}
+
+/// Each way: the count, and the times of the first and the last.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedMessages {
+    pub sent: [u64; 3],
+    pub received: [u64; 3],
 }
 
 /// Field by field a [`CallEvent`].
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordedCall {
+    /// Of gRPC.
+    #[serde(default)]
+    pub rpc: bool,
     pub tgid: u32,
     pub start_ns: u64,
     pub end_ns: u64,
@@ -122,6 +141,8 @@ pub struct RecordedCall {
     /// Of a failed call: the values of an [`ErrorSnapshot`].
     #[serde(default)]
     pub error: Vec<RecordedError>,
+    #[serde(default)]
+    pub messages: Option<RecordedMessages>,
 }
 
 /// One value of an [`ErrorSnapshot`].
@@ -285,7 +306,11 @@ impl RecordedRequest {
         ] = strings.map(len);
         let fixed = RequestEvent {
             header: EventHeader {
-                kind: EventKind::GoNetHttpRequest,
+                kind: if self.rpc {
+                    EventKind::GoGrpcRequest
+                } else {
+                    EventKind::GoNetHttpRequest
+                },
                 tgid: self.tgid,
             },
             start_ns: self.start_ns,
@@ -301,7 +326,7 @@ impl RecordedRequest {
                 RecordedEnd::Panicked => RequestEnd::Panicked,
                 RecordedEnd::Missed => RequestEnd::Missed,
             },
-            flags: request_flags(&self.flags).unwrap_or_default(),
+            flags: request_flags(&self.flags).unwrap_or_default() | counted(self.messages),
             span_count: self.span_count,
             status: self.status,
             method_len,
@@ -314,7 +339,9 @@ impl RecordedRequest {
             sw8_x_len,
             traceparent_len,
         };
-        with_strings(fixed.as_bytes(), &strings)
+        let mut bytes = fixed.as_bytes().to_vec();
+        with_messages(&mut bytes, self.messages);
+        with_strings(&bytes, &strings)
     }
 }
 
@@ -326,13 +353,17 @@ impl RecordedCall {
     fn to_bytes(&self, types: &mut Types) -> Vec<u8> {
         let strings = self.strings();
         let [method_len, scheme_len, peer_len, path_len] = strings.map(len);
-        let mut flags = call_flags(&self.flags).unwrap_or_default();
+        let mut flags = call_flags(&self.flags).unwrap_or_default() | counted(self.messages);
         if !self.error.is_empty() {
             flags |= CALL_FAILED;
         }
         let fixed = CallEvent {
             header: EventHeader {
-                kind: EventKind::GoNetHttpCall,
+                kind: if self.rpc {
+                    EventKind::GoGrpcCall
+                } else {
+                    EventKind::GoNetHttpCall
+                },
                 tgid: self.tgid,
             },
             start_ns: self.start_ns,
@@ -380,11 +411,31 @@ impl RecordedCall {
             }
             bytes.extend(snapshot.as_bytes());
         }
+        with_messages(&mut bytes, self.messages);
         with_strings(&bytes, &strings)
     }
 }
 
 // === Parts ===
+
+fn counted(messages: Option<RecordedMessages>) -> u32 {
+    if messages.is_some() { MESSAGES_COUNTED } else { 0 }
+}
+
+fn with_messages(bytes: &mut Vec<u8>, messages: Option<RecordedMessages>) {
+    let one_way = |[count, first_ns, last_ns]: [u64; 3]| Messages {
+        count,
+        first_ns,
+        last_ns,
+    };
+    if let Some(messages) = messages {
+        let both = BothWays {
+            sent: one_way(messages.sent),
+            received: one_way(messages.received),
+        };
+        bytes.extend(both.as_bytes());
+    }
+}
 
 fn with_strings(fixed: &[u8], strings: &[&str]) -> Vec<u8> {
     let mut bytes = fixed.to_vec();
@@ -425,6 +476,7 @@ fn request_flags(names: &[String]) -> Result<u32, Unreadable> {
             "operation_sent" => REQUEST_OPERATION_SENT,
             "w3c_continued" => REQUEST_W3C_CONTINUED,
             "keep_path" => REQUEST_KEEP_PATH,
+            "status_read" => STATUS_READ,
             _ => return None,
         })
     })
@@ -437,6 +489,9 @@ fn call_flags(names: &[String]) -> Result<u32, Unreadable> {
             "failed" => CALL_FAILED,
             "trace_foreign" => CALL_TRACE_FOREIGN,
             "keep_path" => CALL_KEEP_PATH,
+            "client_streams" => CALL_CLIENT_STREAMS,
+            "server_streams" => CALL_SERVER_STREAMS,
+            "status_read" => STATUS_READ,
             _ => return None,
         })
     })

@@ -51,6 +51,7 @@ pub const fn since(field: GoField) -> Option<GoVersion> {
 pub const fn since_module(field: GoField) -> Option<(u64, u64)> {
     match field {
         GoField::GrpcServerStreamSt => Some((1, 69)),
+        GoField::GrpcServerStreamDesc => Some((1, 75)),
         GoField::GrpcStatusErrorS => Some((1, 40)),
         _ => None,
     }

@@ -5,6 +5,8 @@
 //! it is an instruction that the kernel emulates instead of single-stepping it, which is ten times cheaper. When
 //! the branch is taken the function begins anew afterwards, so a program that is attached there skips such a hit.
 
+mod code;
+mod result;
 mod success;
 
 use std::collections::HashMap;
@@ -34,6 +36,9 @@ pub enum SiteKind {
     Success { callee: &'static str },
     /// The branch on the error of the function's call of `callee`, whose error is the result from word `error` on.
     AfterCall { callee: &'static str, error: usize },
+    /// Where the function decides on the error that its one call of `callee` has returned, once for each call that
+    /// succeeds, with its own receiver in the stack (see [`receiver_at`]).
+    Result { callee: &'static str },
     /// At each return, but for those that only [`Success`](Self::Success) leads to.
     Returns { but_success_of: &'static str },
     /// At each return.
@@ -49,6 +54,7 @@ impl SiteKind {
             Self::StackCheck | Self::EachReturn => None,
             Self::Success { callee }
             | Self::AfterCall { callee, .. }
+            | Self::Result { callee }
             | Self::Returns {
                 but_success_of: callee,
             } => Some(callee),
@@ -111,6 +117,12 @@ pub fn find(
             let at = callee.and_then(|callee| success::branch(body, callee, error));
             Ok(vec![amd64_branch(at.ok_or(SiteError::NoBranch)?)])
         }
+        (Architecture::Amd64, SiteKind::Result { .. }) => {
+            let branches = callee.and_then(|callee| result::branches(body, callee));
+            let branches = branches.filter(|_| result::receiver_at(body).is_some());
+            let spots = branches.ok_or(SiteError::NoBranch)?;
+            Ok(spots.into_iter().map(amd64_branch).collect())
+        }
         (Architecture::Amd64, SiteKind::Returns { .. }) => {
             let spared = success().map(|success| success.returns).unwrap_or_default();
             let spots = amd64_returns(body)?;
@@ -123,8 +135,19 @@ pub fn find(
         (Architecture::Arm64, SiteKind::StackCheck) => arm64_entry(body).map(|spot| vec![spot]),
         // Returns are simulated there: nothing to spare.
         (Architecture::Arm64, SiteKind::Success { .. }) => Ok(Vec::new()),
-        (Architecture::Arm64, SiteKind::AfterCall { .. }) => Err(SiteError::NoBranch),
+        (Architecture::Arm64, SiteKind::AfterCall { .. } | SiteKind::Result { .. }) => {
+            Err(SiteError::NoBranch)
+        }
         (Architecture::Arm64, SiteKind::Returns { .. } | SiteKind::EachReturn) => arm64_returns(body),
+    }
+}
+
+/// Where the function of these bytes keeps its first argument, as bytes above the stack pointer, from its beginning to
+/// its end. `None` unless the code proves it.
+pub fn receiver_at(architecture: Architecture, body: &[u8]) -> Option<u64> {
+    match architecture {
+        Architecture::Amd64 => result::receiver_at(body),
+        Architecture::Arm64 => None,
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::event::Request;
 
-const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
+pub(super) const NANOSECONDS_PER_MILLISECOND: u64 = 1_000_000;
 
 /// What a request's record gives for its segment.
 pub(super) struct Entry {
@@ -42,7 +42,10 @@ pub(super) fn entry(request: &Request<'_>, operation: Arc<str>, clock: Clock, de
     let is_rpc = rpc::is_rpc(fixed.header.kind);
     let (mut tags, failed) = if is_rpc {
         let code = rpc::code(fixed.flags, fixed.status);
-        let tags = rpc::tags(request.path, fixed.flags, code, false);
+        let mut tags = rpc::tags(request.path, fixed.flags, code, false);
+        if let Some(messages) = &request.messages {
+            rpc::message_tags(messages, clock, &mut tags);
+        }
         (tags, code.is_some_and(rpc::is_server_error))
     } else {
         let status = status(fixed.end, fixed.status);

@@ -39,7 +39,11 @@ pub(super) fn exit(
         let code = error
             .as_ref()
             .map_or(Some(0), |error| rpc::code_of(call, &error.kind, names));
-        (rpc::tags(call.path, fixed.flags, code, true), false)
+        let mut tags = rpc::tags(call.path, fixed.flags, code, true);
+        if let Some(messages) = &call.messages {
+            rpc::message_tags(messages, clock, &mut tags);
+        }
+        (tags, false)
     } else {
         (http_tags(call), fixed.status >= 400)
     };

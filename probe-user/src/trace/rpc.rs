@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use probe_common::event::{
     EventKind,
-    go::grpc::{CALL_CLIENT_STREAMS, CALL_SERVER_STREAMS, STATUS_READ},
+    go::grpc::{BothWays, CALL_CLIENT_STREAMS, CALL_SERVER_STREAMS, STATUS_READ},
 };
 
 use super::{
-    TypeNames,
+    Clock, TypeNames,
     context::lossy,
+    entry::NANOSECONDS_PER_MILLISECOND,
     go_error::{self, GoError},
     span::Tag,
 };
@@ -106,6 +107,34 @@ pub(super) fn tags(path: &[u8], flags: u32, code: Option<u16>, client: bool) -> 
         tag("rpc.status_code", code_name(code));
     }
     tags
+}
+
+/// How many messages of a stream went each way, and when the first and the last did.
+pub(super) fn message_tags(messages: &BothWays, clock: Clock, tags: &mut Vec<Tag>) {
+    const SENT: [&str; 3] = [
+        "rpc.messages.sent",
+        "rpc.messages.sent.first",
+        "rpc.messages.sent.last",
+    ];
+    const RECEIVED: [&str; 3] = [
+        "rpc.messages.received",
+        "rpc.messages.received.first",
+        "rpc.messages.received.last",
+    ];
+    for (one_way, [count, first, last]) in [(messages.sent, SENT), (messages.received, RECEIVED)] {
+        let mut tag = |key, value: u64| {
+            tags.push(Tag {
+                key,
+                value: value.to_string().into(),
+            });
+        };
+        let ms = |at_ns| clock.wall_ns(at_ns) / NANOSECONDS_PER_MILLISECOND;
+        tag(count, one_way.count);
+        if one_way.count != 0 {
+            tag(first, ms(one_way.first_ns));
+            tag(last, ms(one_way.last_ns));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use probe_common::{
     event::{
         EventKind,
         go::{
-            grpc::{CALL_CLIENT_STREAMS, CALL_SERVER_STREAMS, STATUS_READ},
+            grpc::{CALL_CLIENT_STREAMS, CALL_SERVER_STREAMS, MESSAGES_COUNTED, STATUS_READ},
             net_http::{CALL_FAILED, CALL_TRUNCATED, ERROR_TEXT_MAX, ErrorValue},
         },
     },
@@ -20,10 +20,10 @@ use probe_common::{
     limits::{HOST_MAX, OPEN_REQUESTS_MAX, PATH_MAX},
     loss::LossReason,
     propagation::Outcome,
-    target::TargetInfo,
+    target::{TARGET_COUNTS_CALLED, TargetInfo},
 };
 
-use super::request::status_code;
+use super::{key, messages, request::status_code};
 use crate::{
     emit,
     go::{
@@ -83,15 +83,6 @@ pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn key(stream: u64, tgid: u32) -> PointerKey {
-    PointerKey {
-        pointer: stream,
-        tgid,
-        _pad: 0,
-    }
-}
-
-#[inline(always)]
 fn begin(
     registers: Registers,
     goroutine: &GoroutineKey,
@@ -114,6 +105,11 @@ fn begin(
     );
     if GRPC_CALLS.insert(&key, &scratch.call, 0).is_err() {
         return emit::lose(LossReason::CallsFull);
+    }
+    if target.flags & TARGET_COUNTS_CALLED != 0
+        && scratch.call.flags & (CALL_CLIENT_STREAMS | CALL_SERVER_STREAMS) != 0
+    {
+        messages::begin(&key);
     }
     Some(())
 }
@@ -388,7 +384,7 @@ fn end(registers: Registers, key: PointerKey, error: GoInterface, target: &Targe
         // below decides who has ended it.
         scratch.call = unsafe { *state };
         if GRPC_CALLS.remove(&key).is_ok() {
-            let _counted = send(registers, key.tgid, error, target, scratch);
+            let _counted = send(registers, &key, error, target, scratch);
         }
         Some(())
     });
@@ -403,16 +399,19 @@ const WRAP_ERROR_ERR: u64 = 16;
 #[inline(always)]
 fn send(
     registers: Registers,
-    tgid: u32,
+    key: &PointerKey,
     error: GoInterface,
     target: &TargetInfo,
     scratch: &mut Scratch,
 ) -> Option<()> {
     let offsets = &target.offsets;
-    let Some(goroutine) = go::goroutine(tgid, registers.g(), offsets) else {
+    let Some(goroutine) = go::goroutine(key.tgid, registers.g(), offsets) else {
         return emit::lose(LossReason::ReadFault);
     };
     let mut event = scratch.call.event(&goroutine, outcome(&scratch.call));
+    if messages::take(key, scratch) {
+        event.flags |= MESSAGES_COUNTED;
+    }
     if error.kind == 0 {
         event.flags |= STATUS_READ;
     } else {

@@ -11,17 +11,18 @@ use probe_common::{
     event::{
         EventKind,
         go::{
-            grpc::STATUS_READ,
+            grpc::{MESSAGES_COUNTED, STATUS_READ},
             net_http::{REQUEST_PATH_TRUNCATED, RequestEnd},
         },
     },
     field::{GoField, Offsets},
-    key::StreamKey,
+    key::{PointerKey, StreamKey},
     limits::{CORRELATION_MAX, PATH_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES},
     loss::LossReason,
-    target::TargetInfo,
+    target::{TARGET_COUNTS_SERVED, TargetInfo},
 };
 
+use super::{key, messages};
 use crate::{
     emit,
     go::{
@@ -223,12 +224,21 @@ fn end(ctx: &ProbeContext) -> Option<()> {
         tgid,
         target,
     } = go::entered(ctx)?;
-    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+    let stream = key(registers.word::<2>(), tgid);
+    let ended = end_stream(registers, &stream, target);
+    // Also of a stream that has no request, or no more: there may be another at its address soon.
+    messages::forget(&stream);
+    ended
+}
+
+#[inline(always)]
+fn end_stream(registers: Registers, stream: &PointerKey, target: &TargetInfo) -> Option<()> {
+    let Some(goroutine) = go::goroutine(stream.tgid, registers.g(), &target.offsets) else {
         return emit::lose(LossReason::ReadFault);
     };
     // Absent: the stream began before the probe, or was counted as lost at its start.
     let state = open(&goroutine)?;
-    if state.kind != EventKind::GoGrpcRequest || state.response != registers.word::<2>() {
+    if state.kind != EventKind::GoGrpcRequest || state.response != stream.pointer {
         return None;
     }
     let mut event = state.event(&goroutine, RequestEnd::Finished);
@@ -237,7 +247,12 @@ fn end(ctx: &ProbeContext) -> Option<()> {
         event.status = code;
         event.flags |= STATUS_READ;
     }
-    let sent = scratch::with(|scratch| emit_request(state, event, scratch));
+    let sent = scratch::with(|scratch| {
+        if target.flags & TARGET_COUNTS_SERVED != 0 && messages::take(stream, scratch) {
+            event.flags |= MESSAGES_COUNTED;
+        }
+        emit_request(state, event, scratch)
+    });
     close(state, &goroutine);
     sent
 }

@@ -49,6 +49,38 @@ const WRITE_STATUS: Hook = Hook {
     wants: &[],
 };
 
+/// Whose code says where it keeps its receiver.
+pub const RECV_MSG: &str = "google.golang.org/grpc.(*clientStream).RecvMsg";
+
+/// The programs that count the messages of streams which are served, and of those which are opened: all or none.
+pub const COUNT_SERVED: &[&str] = &["go_grpc_server_sent", "go_grpc_server_received"];
+pub const COUNT_CALLED: &[&str] = &["go_grpc_client_sent", "go_grpc_client_received"];
+
+const SERVER_SENT: Hook = Hook {
+    program: "go_grpc_server_sent",
+    symbols: &["google.golang.org/grpc.(*serverStream).SendMsg.func1"],
+    site: SiteKind::StackCheck,
+    versions: ALL,
+    part: Part::GrpcServer,
+    on_missing: OnMissing::Degrade("messages of streams that are served are not counted"),
+    needs: &[GoField::GrpcServerStreamS],
+    wants: &[
+        GoField::GrpcServerStreamDesc,
+        GoField::GrpcStreamDescClientStreams,
+        GoField::GrpcStreamDescServerStreams,
+    ],
+};
+
+const CLIENT_SENT: Hook = Hook {
+    program: "go_grpc_client_sent",
+    symbols: &["google.golang.org/grpc.(*clientStream).SendMsg.func1"],
+    part: Part::GrpcClient,
+    on_missing: OnMissing::Degrade("messages of streams that are opened are not counted"),
+    needs: &[],
+    wants: &[],
+    ..SERVER_SENT
+};
+
 pub const GRPC: Instrumentation = Instrumentation {
     library: "google.golang.org/grpc",
     hooks: &[
@@ -80,6 +112,12 @@ pub const GRPC: Instrumentation = Instrumentation {
             ],
             on_missing: OnMissing::Unused("calls that come by an http.Handler have no span"),
             ..WRITE_STATUS
+        },
+        SERVER_SENT,
+        Hook {
+            program: "go_grpc_server_received",
+            symbols: &["google.golang.org/grpc.(*serverStream).RecvMsg.func1"],
+            ..SERVER_SENT
         },
         Hook {
             program: "go_grpc_new_attempt",
@@ -169,6 +207,15 @@ pub const GRPC: Instrumentation = Instrumentation {
                 GoField::GrpcStatusMessage,
             ],
             wants: &[],
+        },
+        CLIENT_SENT,
+        Hook {
+            program: "go_grpc_client_received",
+            symbols: &[RECV_MSG],
+            site: SiteKind::Result {
+                callee: "google.golang.org/grpc.(*clientStream).withRetry",
+            },
+            ..CLIENT_SENT
         },
     ],
 };

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
-};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
+
+use super::code::Code;
 
 /// Instructions between a call and the branch on its error: the test, padding, spills.
 const NEAR: usize = 12;
@@ -56,26 +56,9 @@ pub(super) fn branch(body: &[u8], callee: u64, error: usize) -> Option<u64> {
     Some(Code::decode(body)?.checked(callee, error)?.ip())
 }
 
-struct Code {
-    instructions: Vec<Instruction>,
-}
-
 // === impl Code ===
 
 impl Code {
-    fn decode(body: &[u8]) -> Option<Self> {
-        let mut decoder = Decoder::with_ip(64, body, 0, DecoderOptions::NONE);
-        let mut instructions = Vec::with_capacity(body.len() / 4);
-        while decoder.can_decode() {
-            let instruction = decoder.decode();
-            if instruction.is_invalid() {
-                return None;
-            }
-            instructions.push(instruction);
-        }
-        Some(Self { instructions })
-    }
-
     fn checked(&self, callee: u64, error: usize) -> Option<&Instruction> {
         let error = *WORDS.get(error.checked_sub(1)?)?;
         let call = self.only_call(callee)?;
@@ -86,18 +69,6 @@ impl Code {
         let arrivals = self.jumps_into(first..=checked.ip());
         let live = |index| self.results_live(index, error);
         (live(branch) && arrivals.into_iter().all(live)).then_some(checked)
-    }
-
-    fn index(&self, ip: u64) -> Option<usize> {
-        self.instructions.binary_search_by_key(&ip, Instruction::ip).ok()
-    }
-
-    fn only_call(&self, callee: u64) -> Option<usize> {
-        let mut calls = self.instructions.iter().enumerate().filter(|(_, instruction)| {
-            instruction.flow_control() == FlowControl::Call && instruction.near_branch_target() == callee
-        });
-        let (index, _) = calls.next()?;
-        calls.next().is_none().then_some(index)
     }
 
     /// The branch right behind the test whether the error is nil, soon after the call.

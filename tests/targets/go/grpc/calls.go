@@ -68,7 +68,7 @@ type line struct {
 // call makes one call of a kind that asks for a shape, and takes its answer whole.
 func (c *caller) call(ctx context.Context, to line, i intent, k kind, shape string, options ...grpc.CallOption) error {
 	note := c.note(to, i, k, shape)
-	err := talk(ctx, to, k, note.Path, options...)
+	err := talk(tallied(ctx, note.tally), to, k, note.Path, options...)
 	c.done(note, err)
 	return err
 }
@@ -79,7 +79,7 @@ func (c *caller) note(to line, i intent, k kind, shape string) record {
 	return record{
 		ID: id, Parent: i.parent, Kind: "exit", Service: c.service, RPC: string(k),
 		Path: fmt.Sprintf("/truth.%s.%s/%d", k, shape, id), Peer: to.Target(), Shape: i.shape, Expect: i.expect,
-		Bare: to.bare, StartNs: now(),
+		Bare: to.bare, StartNs: now(), tally: &tally{},
 	}
 }
 
@@ -87,6 +87,10 @@ func (c *caller) note(to line, i intent, k kind, shape string) record {
 func (c *caller) done(note record, err error) {
 	note.EndNs = now()
 	note.Code = codeOf(err)
+	if note.RPC != string(unary) {
+		messages := note.tally.result()
+		note.Messages = &messages
+	}
 	if err != nil {
 		note.Error = err.Error()
 	}

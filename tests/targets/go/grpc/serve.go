@@ -114,11 +114,14 @@ func (n *node) serveRPC(shapes map[string]shape) grpc.StreamHandler {
 		defer n.left.Done()
 		note := record{
 			ID: idOf(path), Kind: "entry", Service: n.service, RPC: parts[1], Path: path, Shape: parts[2],
-			StartNs: now(),
+			StartNs: now(), tally: &tally{},
 		}
+		stream = &serverCount{stream, note.tally}
 		err := n.answer(stream, kind(parts[1]), func(ctx context.Context) error { return shapes[parts[2]](ctx, note.ID) })
 		note.EndNs = now()
 		note.Code = codeOf(err)
+		messages := note.tally.result()
+		note.Messages = &messages
 		n.journal.write(note)
 		return err
 	}

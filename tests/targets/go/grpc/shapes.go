@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +24,8 @@ const (
 	manyWidth = 50
 	// Their headers fill more than one message.
 	floodWidth = 600
+	// The most messages that a stream of two goroutines sends.
+	duplexMessages = 100
 )
 
 // slowFor and stuckFor are how long these shapes take, patience how long those wait who do not wait for the second.
@@ -82,6 +85,8 @@ func (n *node) shapes() map[string]shape {
 		"late":     n.late,
 		"abort":    n.abort,
 		"leave":    n.leave,
+		"overrun":  n.overrun,
+		"duplex":   n.duplex,
 		"linger":   n.linger,
 		"nobody":   n.failing(&n.closed, "nobody"),
 		"nowhere":  n.failing(&n.noHost, "nowhere"),
@@ -358,7 +363,7 @@ func (n *node) linger(ctx context.Context, id uint64) error {
 // open begins a chat, asks once and leaves the rest to end, whose error is the call's.
 func (n *node) open(ctx context.Context, id uint64, name string, end func(grpc.ClientStream) error) error {
 	note := n.caller.note(n.plain, intent{id, name, mustFind}, chat, "leaf")
-	stream, err := n.plain.NewStream(ctx, chat.desc(), note.Path)
+	stream, err := n.plain.NewStream(tallied(ctx, note.tally), chat.desc(), note.Path)
 	if err != nil {
 		return err
 	}
@@ -370,6 +375,48 @@ func (n *node) open(ctx context.Context, id uint64, name string, end func(grpc.C
 	}
 	n.caller.done(note, end(stream))
 	return nil
+}
+
+// overrun sends until it is told that nobody listens any more, which has not been told to it when it begins.
+func (n *node) overrun(ctx context.Context, id uint64) error {
+	note := n.caller.note(n.plain, intent{id, "overrun", mustFind}, chat, "fail")
+	stream, err := n.plain.NewStream(tallied(ctx, note.tally), chat.desc(), note.Path)
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		err = stream.SendMsg(message())
+	}
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	err = stream.RecvMsg(&wrapperspb.BytesValue{})
+	n.caller.done(note, err)
+	return must(err)
+}
+
+// duplex sends and receives on two goroutines, neither of which waits for the other.
+func (n *node) duplex(ctx context.Context, id uint64) error {
+	note := n.caller.note(n.plain, intent{id, "duplex", mustFind}, chat, "leaf")
+	stream, err := n.plain.NewStream(tallied(ctx, note.tally), chat.desc(), note.Path)
+	if err != nil {
+		return err
+	}
+	sent := make(chan error, 1)
+	go func() {
+		for range id%duplexMessages + 1 {
+			if err := stream.SendMsg(message()); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- stream.CloseSend()
+	}()
+	for err == nil {
+		err = stream.RecvMsg(&wrapperspb.BytesValue{})
+	}
+	n.caller.done(note, ended(err))
+	return errors.Join(<-sent, ended(err))
 }
 
 // unheard never gets as far as to be tried: its target's name is not resolved in time. It is not written down.

@@ -33,6 +33,11 @@ type record struct {
 	Expect  string `json:"expect"` // of a call: see mustFind
 	TLS     bool   `json:"tls"`
 	Bare    bool   `json:"bare"` // of a call: its connection cannot carry a header that names it
+
+	// Of a stream, and of any call that is served, for a server does not know which is none.
+	Messages *both `json:"messages,omitempty"`
+
+	tally *tally
 }
 
 const (
