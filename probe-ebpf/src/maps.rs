@@ -35,6 +35,25 @@ pub(crate) struct Framed {
     pub(crate) at: u32,
     /// Streams whose header is prepared and has not been seen.
     pub(crate) pending: u32,
+    /// Bytes of a frame's header with which the last message ended, and how many they are.
+    pub(crate) begun: u32,
+    pub(crate) header: [u8; FRAME_HEADER_ROOM],
+}
+
+/// Bytes of a frame's header, rounded up to a power of two.
+pub(crate) const FRAME_HEADER_ROOM: usize = 16;
+
+impl Framed {
+    /// A connection that is about to write a frame, at the beginning of a message.
+    pub(crate) fn new() -> Self {
+        Self {
+            left: 0,
+            at: 0,
+            pending: 1,
+            begun: 0,
+            header: [0; FRAME_HEADER_ROOM],
+        }
+    }
 }
 
 /// Takes out what was prepared under `key`; what became of it.

@@ -22,7 +22,7 @@ use super::socket::{data, data_end, fill, key};
 use crate::{
     emit,
     log::kernel_log,
-    maps::{FRAMED, Framed, STREAM_PREPARED},
+    maps::{FRAME_HEADER_ROOM, FRAMED, Framed, STREAM_PREPARED},
 };
 
 /// Frames looked at in one run; then the program calls itself, which the kernel allows 33 times.
@@ -33,11 +33,23 @@ const HEADERS_AT_ONCE: u32 = 4;
 const FRAME_HEADER_BYTES: u32 = 9;
 /// The longest payload that may be sent to a peer which has not allowed more.
 const PAYLOAD_MAX: u32 = 16_384;
-/// The highest type of frame in use (`ALTSVC`, `ORIGIN` and such are above, and no client sends them).
-const TYPE_MAX: u8 = 9;
+/// The longest that Go's packages send where the peer has.
+const DATA_MAX: u32 = 1 << 20;
+// Types of frames, as far as clients send them.
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+// And their flags.
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
+const HAS_PRIORITY: u8 = 0x20;
 
 /// Index 0: `socket_frames`, which the loader puts there.
 #[map]
@@ -59,6 +71,10 @@ pub(crate) fn socket_frames(ctx: SkMsgContext) -> u32 {
     };
     // SAFETY: one goroutine writes a connection's frames.
     let framed = unsafe { &mut *framed };
+    if begun(framed) != 0 && !finish_header(ctx.msg, &key, framed) {
+        pass(ctx.msg, 0);
+        return SK_PASS;
+    }
     let mut headers = 0;
     while headers < HEADERS_AT_ONCE {
         match walk(ctx.msg, &key, framed) {
@@ -141,29 +157,121 @@ fn walk(msg: *mut sk_msg_md, key: &SocketKey, framed: &mut Framed) -> Walked {
             store(&mut framed.at, 0);
             return Walked::Through;
         }
+        if at + FRAME_HEADER_BYTES > size {
+            begin_header(msg, framed, at, size);
+            return Walked::Through;
+        }
         // SAFETY: as above.
-        let Some(frame) = (unsafe { Frame::at(msg, at, size) }) else {
+        let Some(frame) = (unsafe { Frame::at(msg, at) }) else {
             lose_place(framed);
             return Walked::Through;
         };
-        if frame.kind == HEADERS && framed.pending != 0 {
-            let stream = SocketStreamKey {
-                socket: *key,
-                id: frame.stream,
-                _pad: 0,
-            };
-            if let Some(prepared) = STREAM_PREPARED.get_ptr_mut(&stream) {
-                // SAFETY: the entry is of this very stream.
-                let prepared = unsafe { &mut *prepared };
-                if prepared.outcome == Outcome::NotSeen as u32 {
-                    return Walked::To(prepared, frame);
-                }
-            }
+        if let Some(prepared) = prepared(key, framed, &frame) {
+            return Walked::To(prepared, frame);
         }
         store(&mut framed.at, at + FRAME_HEADER_BYTES + frame.len);
         run += 1;
     }
     Walked::On
+}
+
+/// What is prepared for the frame, if it is one that gets fields.
+#[inline(always)]
+fn prepared(key: &SocketKey, framed: &Framed, frame: &Frame) -> Option<&'static mut Prepared> {
+    if frame.kind != HEADERS || framed.pending == 0 {
+        return None;
+    }
+    let stream = SocketStreamKey {
+        socket: *key,
+        id: frame.stream,
+        _pad: 0,
+    };
+    // SAFETY: the entry is of this very stream.
+    let prepared = unsafe { &mut *STREAM_PREPARED.get_ptr_mut(&stream)? };
+    if prepared.outcome == Outcome::NotSeen as u32 {
+        Some(prepared)
+    } else {
+        None
+    }
+}
+
+/// The message ends within a frame's header: what is there of it is kept.
+#[inline(always)]
+fn begin_header(msg: *mut sk_msg_md, framed: &mut Framed, at: u32, size: u32) {
+    store(&mut framed.left, 0);
+    store(&mut framed.at, 0);
+    if gather(msg, framed, at, size).is_none() {
+        lose_place(framed);
+    }
+}
+
+/// The message begins within a frame's header. The frame itself is left as it is, since its length has gone out in part,
+/// but the place is kept. Whether the header is whole now.
+#[inline(always)]
+fn finish_header(msg: *mut sk_msg_md, key: &SocketKey, framed: &mut Framed) -> bool {
+    // SAFETY: the context is valid for the whole run.
+    let size = unsafe { core::ptr::read_volatile(&raw const (*msg).size) };
+    let Some(taken) = gather(msg, framed, 0, size) else {
+        lose_place(framed);
+        return false;
+    };
+    if begun(framed) < FRAME_HEADER_BYTES {
+        return false;
+    }
+    store(&mut framed.begun, 0);
+    // SAFETY: the room is longer than a header.
+    let Some(frame) = (unsafe { Frame::read(framed.header.as_ptr(), 0) }) else {
+        lose_place(framed);
+        return false;
+    };
+    if let Some(prepared) = prepared(key, framed, &frame) {
+        prepared.outcome = Outcome::Refused as u32;
+        framed.pending -= 1;
+        emit::count(LossReason::PropagationRefused);
+    }
+    store(&mut framed.at, taken + frame.len);
+    true
+}
+
+/// Takes bytes of the message from `from` on, until the header that they belong to is whole or they end; how many.
+#[inline(always)]
+fn gather(msg: *mut sk_msg_md, framed: &mut Framed, from: u32, size: u32) -> Option<u32> {
+    let have = begun(framed);
+    let mut wanted = FRAME_HEADER_BYTES - have;
+    if wanted > size - from {
+        wanted = size - from;
+    }
+    // SAFETY: the helper checks what it is given, and the data's end is looked at.
+    unsafe {
+        if bpf_msg_pull_data(msg, from, from + wanted, 0) != 0 {
+            return None;
+        }
+        let bytes = data(msg);
+        let end = data_end(msg);
+        let mut index = 0;
+        while index < FRAME_HEADER_BYTES {
+            if index >= wanted {
+                break;
+            }
+            if bytes + index as usize + 1 > end {
+                return None;
+            }
+            let byte = core::ptr::read_volatile((bytes + index as usize) as *const u8);
+            let place = (have + index) as usize & (FRAME_HEADER_ROOM - 1);
+            core::ptr::write_volatile(framed.header.as_mut_ptr().add(place), byte);
+            index += 1;
+        }
+    }
+    store(&mut framed.begun, have + wanted);
+    Some(wanted)
+}
+
+/// How many bytes of a header the last message has left.
+#[inline(always)]
+fn begun(framed: &Framed) -> u32 {
+    // SAFETY: a live number.
+    let begun = unsafe { core::ptr::read_volatile(&raw const framed.begun) };
+    if begun > FRAME_HEADER_BYTES { 0 } else { begun }
 }
 
 /// Where the next frame begins: in a message that is new, behind what is left of the last frame.
@@ -193,6 +301,7 @@ fn lose_place(framed: &mut Framed) {
     emit::count(LossReason::PropagationFramesLost);
     store(&mut framed.left, 0);
     store(&mut framed.at, 0);
+    store(&mut framed.begun, 0);
 }
 
 /// A frame's header.
@@ -208,28 +317,57 @@ struct Frame {
 impl Frame {
     /// Reads the frame header at `at`, if it is one that may be there.
     #[inline(always)]
-    unsafe fn at(msg: *mut sk_msg_md, at: u32, size: u32) -> Option<Self> {
+    unsafe fn at(msg: *mut sk_msg_md, at: u32) -> Option<Self> {
         // SAFETY: the helper checks what it is given, and the data's end is looked at.
         unsafe {
-            if at + FRAME_HEADER_BYTES > size || bpf_msg_pull_data(msg, at, at + FRAME_HEADER_BYTES, 0) != 0 {
+            if bpf_msg_pull_data(msg, at, at + FRAME_HEADER_BYTES, 0) != 0 {
                 return None;
             }
             let bytes = data(msg);
             if bytes + FRAME_HEADER_BYTES as usize > data_end(msg) {
                 return None;
             }
-            let bytes = bytes as *const u8;
-            let byte = |index| u32::from(core::ptr::read_volatile(bytes.add(index)));
-            let frame = Self {
-                at,
-                len: byte(0) << 16 | byte(1) << 8 | byte(2),
-                kind: byte(3) as u8,
-                flags: byte(4) as u8,
-                stream: byte(5) << 24 | byte(6) << 16 | byte(7) << 8 | byte(8),
-            };
-            // The stream's highest bit is reserved.
-            let plausible = frame.kind <= TYPE_MAX && frame.len <= PAYLOAD_MAX && frame.stream >> 31 == 0;
-            if plausible { Some(frame) } else { None }
+            Self::read(bytes as *const u8, at)
+        }
+    }
+
+    /// Reads the header that these bytes are, if they are one.
+    #[inline(always)]
+    unsafe fn read(bytes: *const u8, at: u32) -> Option<Self> {
+        // SAFETY: the caller has as many.
+        let byte = |index| unsafe { u32::from(core::ptr::read_volatile(bytes.add(index))) };
+        let frame = Self {
+            at,
+            len: byte(0) << 16 | byte(1) << 8 | byte(2),
+            kind: byte(3) as u8,
+            flags: byte(4) as u8,
+            stream: byte(5) << 24 | byte(6) << 16 | byte(7) << 8 | byte(8),
+        };
+        if frame.is_plausible() { Some(frame) } else { None }
+    }
+
+    /// Whether a client may send such a frame. What is taken for one in the middle of a payload hardly passes, and
+    /// payloads of zeros do not.
+    #[inline(always)]
+    fn is_plausible(&self) -> bool {
+        // The stream's highest bit is reserved.
+        let of_stream = self.stream != 0 && self.stream >> 31 == 0;
+        let of_connection = self.stream == 0;
+        let only = |flags: u8| self.flags & !flags == 0;
+        match self.kind {
+            DATA => of_stream && self.len <= DATA_MAX && only(END_STREAM | PADDED),
+            HEADERS => {
+                let flags = END_STREAM | END_HEADERS | PADDED | HAS_PRIORITY;
+                of_stream && self.len != 0 && self.len <= PAYLOAD_MAX && only(flags)
+            }
+            PRIORITY => of_stream && self.len == 5,
+            RST_STREAM => of_stream && self.len == 4,
+            SETTINGS => of_connection && self.len % 6 == 0 && self.len <= PAYLOAD_MAX,
+            PING => of_connection && self.len == 8,
+            GOAWAY => of_connection && self.len >= 8 && self.len <= PAYLOAD_MAX,
+            WINDOW_UPDATE => self.stream >> 31 == 0 && self.len == 4,
+            CONTINUATION => of_stream && self.len <= PAYLOAD_MAX && only(END_HEADERS),
+            _ => false,
         }
     }
 }

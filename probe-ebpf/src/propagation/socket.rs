@@ -62,6 +62,8 @@ pub(crate) fn socket_connect(ctx: SockOpsContext) -> u32 {
             && target.propagates()
         {
             let _full_ages_out = CONNECTING.insert(cookie(&ctx), target.flags, 0);
+            // What an earlier connection on the same port has left is not this one's.
+            let _none_before = FRAMED.remove(connecting(&ctx, tgid));
         }
     } else if op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
         let cookie = cookie(&ctx);
@@ -75,6 +77,39 @@ pub(crate) fn socket_connect(ctx: SockOpsContext) -> u32 {
         }
     }
     1
+}
+
+/// The key of a socket that has its port and is about to connect.
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext, tgid: u32) -> SocketKey {
+    let ops = ctx.ops;
+    // SAFETY: the context is valid for the whole run. Each word is read alone, as in `key`.
+    unsafe {
+        let family = core::ptr::read_volatile(&raw const (*ops).family);
+        let ip4 = core::ptr::read_volatile(&raw const (*ops).remote_ip4);
+        let ip6 = [
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[0]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[1]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[2]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[3]),
+        ];
+        SocketKey {
+            remote_address: remote_address(family, ip4, ip6),
+            tgid,
+            local_port: core::ptr::read_volatile(&raw const (*ops).local_port) as u16,
+            remote_port: u32::from_be(core::ptr::read_volatile(&raw const (*ops).remote_port)) as u16,
+        }
+    }
+}
+
+#[inline(always)]
+fn remote_address(family: u32, ip4: u32, ip6: [u32; 4]) -> [u8; 16] {
+    if family == AF_INET {
+        mapped(ip4.to_ne_bytes())
+    } else {
+        // SAFETY: sixteen bytes either way.
+        unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(ip6) }
+    }
 }
 
 #[inline(always)]
@@ -159,16 +194,11 @@ pub(super) fn key(msg: *mut sk_msg_md) -> SocketKey {
             core::ptr::read_volatile(&raw const (*msg).remote_ip6[2]),
             core::ptr::read_volatile(&raw const (*msg).remote_ip6[3]),
         ];
-        let remote_address = if family == AF_INET {
-            mapped(ip4.to_ne_bytes())
-        } else {
-            core::mem::transmute::<[u32; 4], [u8; 16]>(ip6)
-        };
         // The remote port comes in network order in the upper half, the local one in host order.
         let remote_port = u32::from_be(core::ptr::read_volatile(&raw const (*msg).remote_port)) as u16;
         let local_port = core::ptr::read_volatile(&raw const (*msg).local_port) as u16;
         SocketKey {
-            remote_address,
+            remote_address: remote_address(family, ip4, ip6),
             tgid: target::tgid(),
             local_port,
             remote_port,

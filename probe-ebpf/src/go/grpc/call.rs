@@ -243,12 +243,7 @@ fn prepare(
         // SAFETY: this goroutine alone writes the connection.
         unsafe { (*framed).pending += 1 };
     } else {
-        let framed = Framed {
-            left: 0,
-            at: 0,
-            pending: 1,
-        };
-        let _ages_out = FRAMED.insert(&socket, &framed, 0);
+        let _ages_out = FRAMED.insert(&socket, &Framed::new(), 0);
     }
     Some(())
 }
