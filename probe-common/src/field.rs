@@ -88,13 +88,14 @@ fields! {
     GrpcServerStreamS = 55, "google.golang.org/grpc", "serverStream", "s";
     /// In versions that serve calls of one message each way as streams, too, and in some before.
     GrpcServerStreamDesc = 56, "google.golang.org/grpc", "serverStream", "desc";
+    ConnRwc = 90, "net/http", "conn", "rwc";
 }
 
 impl GoField {
     /// The module that the field's struct belongs to, and whose version decides its offset; `None` for Go's own.
     pub const fn module(self) -> Option<&'static str> {
         match self as u8 {
-            0..34 => None,
+            0..34 | 90.. => None,
             48..50 => Some("google.golang.org/genproto/googleapis/rpc"),
             50..52 => Some("golang.org/x/net"),
             _ => Some("google.golang.org/grpc"),
@@ -103,7 +104,7 @@ impl GoField {
 }
 
 /// Slots of an [`Offsets`] table; room for later fields without changing its size.
-pub const FIELDS_MAX: usize = 64;
+pub const FIELDS_MAX: usize = 128;
 
 /// The offset of a field that this binary does not have.
 pub const ABSENT: u16 = u16::MAX;
@@ -113,7 +114,7 @@ pub const ABSENT: u16 = u16::MAX;
 #[repr(C)]
 pub struct Offsets(pub [u16; FIELDS_MAX]);
 
-const _: () = assert!(size_of::<Offsets>() == 128);
+const _: () = assert!(size_of::<Offsets>() == 256);
 
 impl Offsets {
     /// A table in which every field is absent.

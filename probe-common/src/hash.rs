@@ -31,6 +31,18 @@ pub const fn fnv1a64_finish(hash: u64) -> u64 {
     hash | (hash == 0) as u64
 }
 
+/// The hash of whole words, for keys of fixed size. Never 0.
+#[inline(always)]
+pub fn of_words<const N: usize>(words: &[u64; N]) -> u64 {
+    let mut hash = FNV1A64_EMPTY;
+    for word in words {
+        hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        // The product moves bits up only.
+        hash ^= hash >> 29;
+    }
+    fnv1a64_finish(hash)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +53,14 @@ mod tests {
         assert_eq!(fnv1a64(b"........", 0), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a64(b"a.......", 1), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(fnv1a64(b"foobar..", 6), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn every_word_and_place_counts() {
+        let hashes = [[1, 2], [2, 1], [1, 3], [1 << 63, 2], [1, 2 << 62]].map(|words| of_words(&words));
+        for (index, hash) in hashes.iter().enumerate() {
+            assert!(!hashes[index + 1..].contains(hash), "{hashes:x?}");
+        }
     }
 
     #[test]

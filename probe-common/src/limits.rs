@@ -39,12 +39,16 @@ pub const CONTEXT_DEPTH_MAX: usize = 16;
 /// Bytes of the kernel side's state of an open request, whose fields are its own.
 pub const REQUEST_STATE_BYTES: usize = 2440;
 /// Bytes of its state of an open call.
-pub const CALL_STATE_BYTES: usize = 640;
+pub const CALL_STATE_BYTES: usize = 656;
 /// Requests that may be open at once over all targets.
 pub const OPEN_REQUESTS_MAX: u32 = 8192;
 /// Processes that may be traced at once.
 pub const TARGETS_MAX: u32 = 1024;
 /// Client sockets that may be enrolled at once.
 pub const SOCKETS_MAX: u32 = 65_536;
+/// Connections whose beginning is remembered, to name the hops on them; the oldest are forgotten.
+pub const CONNECTIONS_MAX: u32 = 16_384;
+/// Calls over TLS that may wait at once for the other end to take what belongs to them.
+pub const HOPS_MAX: u32 = 2048;
 /// Bytes of the ring buffer; a record is 200 to 1,500 bytes, so this holds some 4,000 spans.
 pub const RING_BYTES: u32 = 4 * 1024 * 1024;

@@ -25,7 +25,7 @@ pub enum Outcome {
     Replaced = 3,
     /// The request carried a header of the program's own, which was left alone.
     Present = 4,
-    /// The connection is encrypted.
+    /// The connection is encrypted, and nobody on this host has the other end.
     Encrypted = 5,
     /// The connection is not a plain TCP one we know.
     UnknownConnection = 6,
@@ -37,6 +37,8 @@ pub enum Outcome {
     TooLong = 9,
     /// The call ended before it had a connection.
     NoConnection = 10,
+    /// The connection is encrypted, and its other end on this host took what the header would have said from a map.
+    Joined = 11,
 }
 
 impl Outcome {
@@ -54,6 +56,7 @@ impl Outcome {
             8 => Self::Refused,
             9 => Self::TooLong,
             10 => Self::NoConnection,
+            11 => Self::Joined,
             _ => return None,
         })
     }
@@ -70,11 +73,16 @@ pub struct Prepared {
     /// Hash of the `sw8` value that the parent request came with, or 0: a request that carries that very value
     /// forwards it, and the header is replaced.
     pub forwarded_hash: u64,
+    /// The call that this was prepared for. A connection may go on to its next request before the call is over.
+    pub owner: u64,
+    /// What had become of the header that stood here before.
+    pub previous: u32,
+    pub _pad: u32,
     /// Whole lines, each ended by CR LF; for HTTP/2 whole fields in HPACK.
     pub lines: [u8; PREPARED_MAX],
 }
 
-const _: () = assert!(size_of::<Prepared>() == 16 + PREPARED_MAX);
+const _: () = assert!(size_of::<Prepared>() == 32 + PREPARED_MAX);
 
 // === impl Prepared ===
 
@@ -84,6 +92,9 @@ impl Prepared {
         outcome: Outcome::NotSeen as u32,
         len: 0,
         forwarded_hash: 0,
+        owner: 0,
+        previous: Outcome::NotSeen as u32,
+        _pad: 0,
         lines: [0; PREPARED_MAX],
     };
 

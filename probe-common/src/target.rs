@@ -27,6 +27,8 @@ pub struct TargetInfo {
     pub goidgen_address: u64,
     /// Where grpc-go's `(*clientStream).RecvMsg` keeps the stream while it waits for a message, above the stack pointer.
     pub grpc_received_at: u64,
+    /// Cookie of the process's network namespace, or 0 where it is not known: then no hop over TLS is joined.
+    pub network: u64,
     /// `TARGET_*`.
     pub flags: u32,
     pub service_base64_len: u16,
@@ -36,7 +38,7 @@ pub struct TargetInfo {
     pub instance_base64: [u8; NAME_BASE64_MAX],
 }
 
-const _: () = assert!(size_of::<TargetInfo>() == 344);
+const _: () = assert!(size_of::<TargetInfo>() == 480);
 
 impl TargetInfo {
     /// Whether outgoing requests get any header.

@@ -13,8 +13,18 @@ use crate::scratch::{self, Scratch};
 /// message; otherwise the last head counts, for a buffer in which earlier requests may still stand.
 #[inline(always)]
 pub(crate) fn scan(scratch: &mut Scratch, len: u32, first_only: bool) {
+    scan_text(scratch.slot, len, u32::from(first_only));
+}
+
+/// A global function: the verifier walks it once by itself and not for each caller. Hence the plain numbers as
+/// arguments, and the C symbol.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn scan_text(slot: u32, len: u32, first_only: u32) -> u32 {
+    let Some(scratch) = scratch::taken(slot) else {
+        return 0;
+    };
     scratch.head = Head::EMPTY;
-    let slot = scratch.slot;
     let mut word_index: u32 = 0;
     while word_index < (HEAD_MAX / 8) as u32 {
         let at = word_index * 8;
@@ -30,17 +40,17 @@ pub(crate) fn scan(scratch: &mut Scratch, len: u32, first_only: bool) {
                 .cast::<u64>()
                 .read_unaligned()
         };
-        if head::has_newline(word) && scan_word(slot, at, len) != 0 && first_only {
+        if head::has_newline(word) && scan_word(slot, at, len) != 0 && first_only != 0 {
             break;
         }
         word_index += 1;
     }
+    0
 }
 
 /// Looks at each newline of the word at `at`; whether a head ended in it.
 ///
-/// A global function: the verifier walks it once by itself and not once for each word of the head. Hence the
-/// plain numbers as arguments, and the C symbol.
+/// A global function as well: walked once and not for each word of the head.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn scan_word(slot: u32, at: u32, len: u32) -> u32 {

@@ -56,15 +56,43 @@ impl Framed {
     }
 }
 
-/// Takes out what was prepared under `key`; what became of it.
+/// Puts what `owner` has prepared under `key`.
 #[inline(always)]
-pub(crate) fn settle<K>(prepared: &LruHashMap<K, Prepared>, key: &K) -> u32 {
+pub(crate) fn offer<K>(
+    map: &LruHashMap<K, Prepared>,
+    key: &K,
+    owner: u64,
+    prepared: &mut Prepared,
+) -> Result<(), i32> {
+    prepared.owner = owner;
     // SAFETY: a plain number in a live entry.
-    let Some(found) = (unsafe { prepared.get(key) }) else {
+    prepared.previous = match unsafe { map.get(key) } {
+        Some(found) => found.outcome,
+        None => Outcome::NotSeen as u32,
+    };
+    map.insert(key, prepared, 0)
+}
+
+/// Takes out what `owner` has put under `key`; what became of it.
+#[inline(always)]
+pub(crate) fn take_back<K>(map: &LruHashMap<K, Prepared>, key: &K, owner: u64) -> u32 {
+    // SAFETY: plain numbers in a live entry.
+    let Some(found) = (unsafe { map.get(key) }) else {
         return Outcome::NotSeen as u32;
     };
+    if found.owner != owner {
+        // The connection's next request, which is its own owner's.
+        return found.previous;
+    }
     let outcome = found.outcome;
-    let _ours_alone = prepared.remove(key);
+    let _ours_alone = map.remove(key);
+    outcome
+}
+
+/// The same for what was to go by a socket; what no socket has seen is counted.
+#[inline(always)]
+pub(crate) fn settle<K>(map: &LruHashMap<K, Prepared>, key: &K, owner: u64) -> u32 {
+    let outcome = take_back(map, key, owner);
     if outcome == Outcome::NotSeen as u32 {
         emit::count(LossReason::PropagationNotEnrolled);
     }

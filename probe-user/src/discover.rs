@@ -3,6 +3,7 @@
 pub mod elf;
 pub mod go;
 pub mod module;
+pub mod network;
 pub mod pclntab;
 pub mod process;
 #[cfg(test)]

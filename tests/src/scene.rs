@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     client,
+    network::{Host, Networks},
     probe::{Ended, Probe},
     segment::Segment,
     target::{Go, GoBuild, Service},
@@ -51,6 +52,18 @@ impl Scene {
     pub fn named(program: &Path, [front, back]: [&str; 2]) -> Result<Self> {
         let back = Service::start(program, back, BACK_IDS, None)?;
         let front = Service::start(program, front, FRONT_IDS, Some(&back))?;
+        Ok(Self { front, back })
+    }
+
+    /// Each on a host of its own.
+    pub fn apart(networks: &Networks) -> Result<Self> {
+        let program = truth_program()?;
+        let back = networks.within(Host::Server, || {
+            Service::start_at(Networks::SERVER, &program, "back", BACK_IDS)
+        })?;
+        let front = networks.within(Host::Client, || {
+            Service::start(&program, "front", FRONT_IDS, Some(&back))
+        })?;
         Ok(Self { front, back })
     }
 

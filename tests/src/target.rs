@@ -362,12 +362,29 @@ impl Service {
         next: Option<&Self>,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::launch(program, name, first_id, next, environment, &[])
+    }
+
+    /// A service of `targets/go/net_http` at an address that is not loopback's; its other ports have the same host.
+    pub fn start_at(listen: &str, program: &Path, name: &str, first_id: u64) -> Result<Self> {
+        Self::launch(program, name, first_id, None, &[], &["-listen", listen])
+    }
+
+    fn launch(
+        program: &Path,
+        name: &str,
+        first_id: u64,
+        next: Option<&Self>,
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("truth.log");
         let mut command = Command::new(program);
         command
             .args(["serve", "-name", name, "-first-id", &first_id.to_string(), "-log"])
-            .arg(&log);
+            .arg(&log)
+            .args(arguments);
         if let Some(next) = next {
             command.args(["-next", &next.printed]);
         }

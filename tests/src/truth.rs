@@ -408,7 +408,7 @@ fn compare(
         }
         Side::Entry => {
             let expect = match calls.get(&record.id) {
-                Some(call) if propagated && !call.tls && !call.bare => Expect::Must,
+                Some(call) if propagated && !call.bare => Expect::Must,
                 Some(_) => Expect::May,
                 None => Expect::Nothing,
             };

@@ -21,7 +21,7 @@ use self::{
     report::{Attach, Figures, Report, Turn},
 };
 use crate::{
-    build, debian,
+    build, debian, go,
     process::{Running, check},
     step::{step, wait_until},
     toolchain,
@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn build_program(directory: &Path) -> Result<std::path::PathBuf> {
-    let go = toolchain::go()?;
+    let go = go::current()?;
     step("building the program to be measured (go build)");
     let program = directory.join("bench");
     let mut command = Command::new(go);

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    build,
+    build, go,
     oap::{self, Oap, Ports},
     process::{Running, check, stopping},
     step::{step, wait_until},
@@ -115,7 +115,7 @@ struct Shop {
 impl Shop {
     /// Builds the services as anybody would, and starts them; nothing in them knows of us.
     fn start(directory: &Path) -> Result<Self> {
-        let go = toolchain::go()?;
+        let go = go::current()?;
         step("building three Go services (go build): gateway, user-service, order-service");
         build_services(&go, directory)?;
         let [gateway, users, orders] = free_addresses()?;

@@ -23,6 +23,20 @@ pub struct Go {
     pub version: String,
 }
 
+/// The release that programs are built with where nothing else is said, if the machine's own is older: grpc-go wants
+/// nearly the newest, and a distribution's may be years old.
+const CURRENT: &str = "1.26.8";
+
+/// The machine's own toolchain if it is no older than [`CURRENT`]'s line, else that one.
+pub fn current() -> Result<PathBuf> {
+    let local = toolchain::go()?;
+    let minor = |version: &str| numbers(version).map(|(minor, _)| minor);
+    if version_of(&local).is_ok_and(|found| minor(&found) >= minor(CURRENT)) {
+        return Ok(local);
+    }
+    Ok(go_command(CURRENT)?.command)
+}
+
 /// The toolchain of this release, such as `1.26.8`: fetched into the cache if need be. The error says why it cannot
 /// be had.
 pub fn go_command(version: &str) -> Result<Go> {

@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::{
     build::{self, cargo},
+    go,
     process::{Running, check, stopping},
     step::{step, wait_until},
     toolchain,
@@ -258,13 +259,14 @@ fn run_binary(
         return Ok(());
     }
 
+    let go = go::current()?;
     step(format!("testing {name}"));
     let limit = if options.full { LIMIT_FULL } else { LIMIT };
     let run = |command: &mut Command| -> Result<(String, Output, String)> {
-        command.arg("--show-output").env("SKYPROBE_BIN", skyprobe);
-        if system {
-            command.env("SKYPROBE_GO", toolchain::go()?);
-        }
+        command
+            .arg("--show-output")
+            .env("SKYPROBE_BIN", skyprobe)
+            .env("SKYPROBE_GO", &go);
         if options.full {
             command.env("SKYPROBE_TEST_FULL", "1");
         }

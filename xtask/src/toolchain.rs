@@ -171,7 +171,7 @@ pub fn lints() -> Result<()> {
     Ok(())
 }
 
-/// A Go compiler, any version from 1.19 on: the demo's services need no more.
+/// The machine's Go compiler, any version from 1.19 on, which can fetch others.
 pub fn go() -> Result<PathBuf> {
     if let Some(go) = find_go() {
         return Ok(go);

@@ -10,7 +10,7 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    key::{GoroutineKey, SocketKey},
+    key::{GoroutineKey, HopKey, SocketKey},
     limits::{CALL_STATE_BYTES, HEAD_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
     propagation::Outcome,
     target::TargetInfo,
@@ -37,8 +37,10 @@ pub(crate) struct CallState {
     pub(crate) span_id: u32,
     pub(crate) parent: ParentFound,
     pub(crate) flags: u32,
-    /// An `Outcome`. While it is `NotSeen`, `socket` says where the header was prepared.
+    /// An `Outcome`. While it is `NotSeen`, `hop` says where the header was laid down, or `socket` where it was
+    /// prepared.
     pub(crate) outcome: u32,
+    pub(crate) hop: HopKey,
     pub(crate) socket: SocketKey,
     /// What is sent of it at its end.
     pub(crate) kind: EventKind,
@@ -168,8 +170,16 @@ impl CallState {
         } else {
             Outcome::Off as u32
         };
+        self.hop = HopKey::NONE;
         self.method_len = 0;
         self.scheme_len = 0;
+    }
+
+    /// What tells it from every other call under way.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.segment_id;
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]) ^ u64::from(self.span_id)
     }
 
     /// Its record, ended now; what is read at the end is still to be filled in.

@@ -5,8 +5,8 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops, sk_action::SK_DROP,
-        sk_action::SK_PASS, sk_msg_md,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        bpf_sock_ops, sk_action::SK_DROP, sk_action::SK_PASS, sk_msg_md,
     },
     helpers::generated::{bpf_get_socket_cookie, bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data},
     macros::{map, sk_msg, sock_ops, stream_verdict},
@@ -22,7 +22,7 @@ use probe_common::{
     target::TARGET_NEEDS_VERDICT,
 };
 
-use super::frames;
+use super::{frames, hop};
 use crate::{
     emit,
     go::connection::mapped,
@@ -34,7 +34,7 @@ use crate::{
     target,
 };
 
-const AF_INET: u32 = 2;
+pub(super) const AF_INET: u32 = 2;
 
 /// Bytes of a message that are put in one piece: the head, our lines, and what else fits.
 const LINEAR_MAX: u32 = (HEAD_MAX + PREPARED_MAX) as u32;
@@ -52,7 +52,8 @@ static CLIENT_SOCKETS_WITH_VERDICT: SockHash<u64> = SockHash::with_max_entries(S
 #[map]
 static CONNECTING: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
 
-/// A TCP socket of the cgroup changes state. Only what a target connects is enrolled.
+/// A TCP socket of the cgroup changes state. Only what a target connects is enrolled; of what is accepted, the numbers
+/// that name the connection are noted.
 #[sock_ops]
 pub(crate) fn socket_connect(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
@@ -74,7 +75,11 @@ pub(crate) fn socket_connect(ctx: SockOpsContext) -> u32 {
             if enrol(&ctx, cookie, flags).is_err() {
                 emit::count(LossReason::EnrolRefused);
             }
+            hop::established(ctx.ops.cast(), true);
         }
+    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+        // Whoever accepts it: its process is not known before it does.
+        hop::established(ctx.ops.cast(), false);
     }
     1
 }
@@ -173,7 +178,8 @@ pub(crate) fn socket_message(ctx: SkMsgContext) -> u32 {
         | Outcome::Encrypted
         | Outcome::UnknownConnection
         | Outcome::TooLong
-        | Outcome::NoConnection => {}
+        | Outcome::NoConnection
+        | Outcome::Joined => {}
     }
     verdict
 }

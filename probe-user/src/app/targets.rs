@@ -30,6 +30,7 @@ use crate::{
     clock,
     config::{Config, Routes},
     discover::{
+        network,
         process::{self, Listeners, Process},
         select::{Selection, Wish},
         types::TypeNames,
@@ -433,7 +434,7 @@ impl Targets {
         let binary = self.binaries.attach(&mut self.kernel, process)?;
         let identity = Arc::new(naming::name_target(process, &self.config));
         let load_bias = binary.load_bias(process.pid);
-        let info = self.target_info(&binary, &identity, load_bias);
+        let info = self.target_info(process, &binary, &identity, load_bias);
         if let Some(types) = binary.type_names(load_bias) {
             self.types
                 .lock()
@@ -505,7 +506,13 @@ impl Targets {
         Ok(())
     }
 
-    fn target_info(&self, binary: &Binary, identity: &Identity, load_bias: Option<u64>) -> TargetInfo {
+    fn target_info(
+        &self,
+        process: &Process,
+        binary: &Binary,
+        identity: &Identity,
+        load_bias: Option<u64>,
+    ) -> TargetInfo {
         let mut flags = match self.config.routes {
             Routes::Pattern => 0,
             Routes::Path => TARGET_KEEP_PATHS,
@@ -535,12 +542,24 @@ impl Targets {
                 .and_then(|bias| binary.plan.goidgen?.checked_add(bias))
                 .unwrap_or(0),
             grpc_received_at: binary.plan.grpc_received_at.unwrap_or(0),
+            network: self.network(process),
             flags,
             service_base64_len,
             instance_base64_len,
             service_base64,
             instance_base64,
         }
+    }
+
+    /// The cookie of the process's network namespace; without it no hop over TLS is joined.
+    fn network(&self, process: &Process) -> u64 {
+        if self.propagation.is_none() {
+            return 0;
+        }
+        network::cookie(process).unwrap_or_else(|error| {
+            debug!(pid = process.pid, %error, "Network namespace not known, so no hop over TLS is joined");
+            0
+        })
     }
 
     fn let_go(&mut self, pid: u32) {

@@ -116,7 +116,7 @@ fn http_tags(call: &Call<'_>) -> Vec<Tag> {
 pub(super) fn went_out(propagation: u32) -> bool {
     matches!(
         Outcome::from_number(propagation),
-        Some(Outcome::Inserted | Outcome::Replaced)
+        Some(Outcome::Inserted | Outcome::Replaced | Outcome::Joined)
     )
 }
 
@@ -142,6 +142,7 @@ const fn outcome(number: u32) -> &'static str {
         Some(Outcome::Refused) => "refused",
         Some(Outcome::TooLong) => "too_long",
         Some(Outcome::NoConnection) => "no_connection",
+        Some(Outcome::Joined) => "joined",
         None => "unknown",
     }
 }

@@ -233,7 +233,7 @@ fn prepare(
         id: registers.word::<2>() as u32,
         _pad: 0,
     };
-    if STREAM_PREPARED.insert(&stream, &scratch.prepared, 0).is_err() {
+    if maps::offer(&STREAM_PREPARED, &stream, state.owner(), &mut scratch.prepared).is_err() {
         return None;
     }
     state.socket = socket;
@@ -268,7 +268,7 @@ fn outcome(state: &CallState) -> u32 {
         id: state.stream,
         _pad: 0,
     };
-    maps::settle(&STREAM_PREPARED, &stream)
+    maps::settle(&STREAM_PREPARED, &stream, state.owner())
 }
 
 /// A call is over.

@@ -7,7 +7,7 @@ use probe_common::{
         go::net_http::{CALL_FAILED, CALL_KEEP_PATH, CALL_TRUNCATED, ErrorSnapshot, ErrorValue},
     },
     field::{GoField, Offsets},
-    key::GoroutineKey,
+    key::{GoroutineKey, HopKey},
     limits::{HOST_MAX, METHOD_MAX, PATH_MAX, PEER_MAX},
     loss::LossReason,
     propagation::Outcome,
@@ -24,7 +24,7 @@ use crate::{
     log::kernel_log,
     maps::{self, PREPARED},
     memory::{self, GoInterface, Window},
-    propagation::header,
+    propagation::{header, hop},
     scratch::{self, Scratch},
 };
 
@@ -162,11 +162,12 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     let connection = registers.word::<1>();
     let tls_at = offsets.get(GoField::PersistConnTlsState)?;
     let fields = scratch.window.fetch(connection, tls_at)?;
-    if fields.word(tls_at)? != 0 {
-        state.outcome = Outcome::Encrypted as u32;
-        return emit::lose(LossReason::PropagationEncrypted);
-    }
+    let is_encrypted = fields.word(tls_at)? != 0;
     let conn = fields.interface(offsets.get(GoField::PersistConnConn)?)?;
+    if is_encrypted {
+        return hop::prepare(state, conn.data, 0, target, tgid, scratch);
+    }
+    state.hop = HopKey::NONE;
     let Some(socket) = socket(conn.data, tgid, offsets, &mut scratch.window) else {
         state.outcome = Outcome::UnknownConnection as u32;
         return emit::lose(LossReason::PropagationUnknownConnection);
@@ -177,7 +178,7 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     }
     state.socket = socket;
     state.outcome = Outcome::NotSeen as u32;
-    let _ages_out = PREPARED.insert(&socket, &scratch.prepared, 0);
+    let _ages_out = maps::offer(&PREPARED, &socket, state.owner(), &mut scratch.prepared);
     Some(())
 }
 
@@ -254,13 +255,16 @@ fn send(
     emit_call(state, event, scratch)
 }
 
-/// What became of the header, which `socket_message` has noted beside it.
+/// What became of the header, which `socket_message`, or the server at the other end, has noted beside it.
 #[inline(always)]
 fn outcome(state: &CallState) -> u32 {
     if state.outcome != Outcome::NotSeen as u32 {
         return state.outcome;
     }
-    maps::settle(&PREPARED, &state.socket)
+    if state.hop.connection != 0 {
+        return hop::settle(state);
+    }
+    maps::settle(&PREPARED, &state.socket, state.owner())
 }
 
 #[inline(always)]

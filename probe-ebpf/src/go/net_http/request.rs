@@ -9,6 +9,7 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
+    hash,
     key::GoroutineKey,
     limits::{
         CORRELATION_MAX, HEAD_MAX, HOST_MAX, METHOD_MAX, PATH_MAX, PATTERN_MAX, SW8_MAX, SW8_X_MAX,
@@ -27,6 +28,7 @@ use crate::{
     head,
     log::kernel_log,
     memory::{self, GoString, Window},
+    propagation::hop,
     scratch::{self, Scratch},
 };
 
@@ -69,7 +71,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         Some(_) => return emit::lose(LossReason::ProtocolUnsupported),
         None => return emit::lose(LossReason::ReadFault),
     }
-    if read_head(scratch, response, offsets).is_none() {
+    if read_head(scratch, response, target).is_none() {
         scratch.request.flags |= REQUEST_HEAD_INCOMPLETE;
         emit::count(LossReason::HeadIncomplete);
     }
@@ -106,13 +108,13 @@ fn read_request(
 /// Finds our headers in the connection's read buffer. When `ServeHTTP` begins, the parser has consumed the head
 /// and nothing else: what it read lies just before the buffer's read position.
 #[inline(always)]
-fn read_head(scratch: &mut Scratch, response: u64, offsets: &Offsets) -> Option<()> {
+fn read_head(scratch: &mut Scratch, response: u64, target: &TargetInfo) -> Option<()> {
+    let offsets = &target.offsets;
     let conn: u64 = memory::read(response + offsets.get(GoField::ServerResponseConn)?)?;
     let bufr_at = offsets.get(GoField::ConnBufr)?;
     let window = scratch.window.fetch(conn, bufr_at)?;
-    if window.word(offsets.get(GoField::ConnTlsState)?)? != 0 {
-        scratch.request.flags |= REQUEST_TLS;
-    }
+    let is_encrypted = window.word(offsets.get(GoField::ConnTlsState)?)? != 0;
+    let below = offsets.get(GoField::ConnRwc).and_then(|at| window.interface(at));
     let bufr = window.word(bufr_at)?;
     let consumed_at = offsets.get(GoField::BufioReaderR)?;
     let window = scratch.window.fetch(bufr, consumed_at)?;
@@ -129,12 +131,32 @@ fn read_head(scratch: &mut Scratch, response: u64, offsets: &Offsets) -> Option<
         text,
     )?);
     head::scan(scratch, len, false);
+    let is_whole = scratch.head.request_line_end != 0;
     take_headers(scratch);
-    if scratch.head.request_line_end == 0 {
-        None
-    } else {
-        Some(())
+    if is_encrypted {
+        scratch.request.flags |= REQUEST_TLS;
+        if let Some(below) = below {
+            let _by_a_stranger = join(below.data, target, scratch);
+        }
     }
+    continue_trace(scratch);
+    if is_whole { Some(()) } else { None }
+}
+
+/// Takes over what the client, if it is a target on this host, has laid down for the request that its TLS connection
+/// let no header into.
+#[inline(always)]
+fn join(conn: u64, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+    let state = &scratch.request;
+    let own_hash = if state.sw8_len == 0 {
+        0
+    } else {
+        hash::fnv1a64(&state.sw8, u32::from(state.sw8_len))
+    };
+    let len = hop::take(conn, 0, own_hash, target, scratch)?;
+    head::scan(scratch, len, false);
+    take_headers(scratch);
+    Some(())
 }
 
 #[inline(always)]
@@ -149,7 +171,6 @@ fn take_headers(scratch: &mut Scratch) {
         state.traceparent_len =
             take::<TRACEPARENT_BYTES>(text, scratch.head.traceparent, state.traceparent.as_mut_ptr());
     }
-    continue_trace(scratch);
 }
 
 /// Copies a header's value; one that does not fit is counted and treated as absent.

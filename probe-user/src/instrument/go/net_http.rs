@@ -34,7 +34,16 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
                 GoField::BufioReaderBuf,
                 GoField::BufioReaderR,
             ],
-            wants: &[GoField::RequestPattern],
+            wants: &[
+                GoField::RequestPattern,
+                // What names the connection, for hops over TLS.
+                GoField::ConnRwc,
+                GoField::NetFdNet,
+                GoField::NetFdLaddr,
+                GoField::NetFdRaddr,
+                GoField::TcpAddrIp,
+                GoField::TcpAddrPort,
+            ],
         },
         Hook {
             program: "go_net_http_finish_request",

@@ -143,14 +143,19 @@ func serve(arguments []string) error {
 	own := addresses{Main: "http://" + mainListener.Addr().String()}
 	go (&http.Server{Handler: handler, ErrorLog: quiet}).Serve(mainListener)
 
-	hasty, err := net.Listen("tcp", "127.0.0.1:0")
+	host, _, err := net.SplitHostPort(*listen)
+	if err != nil {
+		return err
+	}
+	anyPort := net.JoinHostPort(host, "0")
+	hasty, err := net.Listen("tcp", anyPort)
 	if err != nil {
 		return err
 	}
 	own.Hasty = "http://" + hasty.Addr().String()
 	go (&http.Server{Handler: handler, ErrorLog: quiet, IdleTimeout: time.Millisecond}).Serve(hasty)
 
-	late, err := net.Listen("tcp", "127.0.0.1:0")
+	late, err := net.Listen("tcp", anyPort)
 	if err != nil {
 		return err
 	}
@@ -162,7 +167,7 @@ func serve(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	secret, err := net.Listen("tcp", "127.0.0.1:0")
+	secret, err := net.Listen("tcp", anyPort)
 	if err != nil {
 		return err
 	}
