@@ -131,7 +131,7 @@ pub fn judge_each(scenes: &[&Scene], probe: Probe) -> Result<(Vec<Account>, Ende
 }
 
 /// Waits until the probe has as many spans, and stops it. What does not come in time shows in the account.
-pub(crate) fn stop_with(probe: Probe, spans: usize) -> Result<Ended> {
+pub fn stop_with(probe: Probe, spans: usize) -> Result<Ended> {
     let _ = probe.wait_for("all spans", |segments| numbered(segments) >= spans);
     let ended = probe.stop()?;
     ensure!(

@@ -378,21 +378,24 @@ impl Service {
         environment: &[(&str, &str)],
         arguments: &[&str],
     ) -> Result<Self> {
+        let next: Vec<&str> = next.iter().flat_map(|next| ["-next", &next.printed]).collect();
+        Self::spawn(
+            Command::new(program)
+                .args(["serve", "-name", name, "-first-id", &first_id.to_string()])
+                .args(next)
+                .args(arguments)
+                // What the probe takes for its name unless it is told otherwise.
+                .env("SW_AGENT_NAME", name)
+                .envs(environment.iter().copied()),
+        )
+    }
+
+    /// Starts a prepared command, which lacks only the file for its log.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("truth.log");
-        let mut command = Command::new(program);
-        command
-            .args(["serve", "-name", name, "-first-id", &first_id.to_string(), "-log"])
-            .arg(&log)
-            .args(arguments);
-        if let Some(next) = next {
-            command.args(["-next", &next.printed]);
-        }
-        // What the probe takes for its name unless it is told otherwise.
-        command
-            .env("SW_AGENT_NAME", name)
-            .envs(environment.iter().copied());
-        let target = Target::spawn(&mut command)?;
+        command.arg("-log").arg(&log);
+        let target = Target::spawn(command)?;
         let printed = target.line()?;
         let addresses =
             serde_json::from_str(&printed).with_context(|| format!("addresses in {printed:?}"))?;

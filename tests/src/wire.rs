@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,6 +20,36 @@ pub struct Exchange {
     pub sent: Vec<u8>,
     /// From the server to the client.
     pub answered: Vec<u8>,
+}
+
+/// How a proxy reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// All that is there.
+    Steady,
+    /// A little or a lot, and now and then nothing for a while, so that whoever sends has to wait. Random from this state
+    /// on, which is not 0.
+    Stalling(u64),
+}
+
+impl Pace {
+    /// How much to read next, perhaps after a while.
+    fn next(&mut self) -> usize {
+        let Self::Stalling(state) = self else {
+            return usize::MAX;
+        };
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        if state.is_multiple_of(64) {
+            thread::sleep(Duration::from_millis(*state >> 60));
+        }
+        match *state >> 32 & 3 {
+            0 => 1 + (*state as usize & 0xff),
+            1 => 1 + (*state as usize & 0xfff),
+            _ => usize::MAX,
+        }
+    }
 }
 
 type Noted = Arc<Mutex<Vec<Exchange>>>;
@@ -34,6 +65,11 @@ pub struct Recorder {
 impl Recorder {
     /// Listens on a free port and passes each connection on to `upstream`, `127.0.0.1:1234`.
     pub fn start(upstream: &str) -> Result<Self> {
+        Self::with_pace(upstream, Pace::Steady)
+    }
+
+    /// The same, at a pace.
+    pub fn with_pace(upstream: &str, pace: Pace) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?.to_string();
         let noted = Noted::default();
@@ -47,7 +83,7 @@ impl Recorder {
                 let Ok(far) = TcpStream::connect(&upstream) else {
                     continue;
                 };
-                let _ = pass(near, far, &shared);
+                let _ = pass(near, far, &shared, pace);
             }
         });
         Ok(Self { address, noted, over })
@@ -78,7 +114,7 @@ impl Drop for Recorder {
     }
 }
 
-fn pass(near: TcpStream, far: TcpStream, noted: &Noted) -> Result<()> {
+fn pass(near: TcpStream, far: TcpStream, noted: &Noted, pace: Pace) -> Result<()> {
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     let at = {
@@ -88,8 +124,12 @@ fn pass(near: TcpStream, far: TcpStream, noted: &Noted) -> Result<()> {
     };
     let (near_too, far_too) = (near.try_clone()?, far.try_clone()?);
     let (there, back) = (Arc::clone(noted), Arc::clone(noted));
-    thread::spawn(move || pump(near, far, &there, at, |exchange| &mut exchange.sent));
-    thread::spawn(move || pump(far_too, near_too, &back, at, |exchange| &mut exchange.answered));
+    thread::spawn(move || pump(near, far, &there, at, pace, |exchange| &mut exchange.sent));
+    thread::spawn(move || {
+        pump(far_too, near_too, &back, at, pace, |exchange| {
+            &mut exchange.answered
+        })
+    });
     Ok(())
 }
 
@@ -98,10 +138,14 @@ fn pump(
     mut to: TcpStream,
     noted: &Noted,
     at: usize,
+    mut pace: Pace,
     side: impl Fn(&mut Exchange) -> &mut Vec<u8>,
 ) {
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(size @ 1..) = from.read(&mut buffer) {
+    loop {
+        let most = pace.next().min(buffer.len());
+        let Some(room) = buffer.get_mut(..most) else { break };
+        let Ok(size @ 1..) = from.read(room) else { break };
         let Some(bytes) = buffer.get(..size) else { break };
         // First noted, then passed on: whoever has the answer finds the request noted.
         if let Some(exchange) = noted.lock().unwrap_or_else(PoisonError::into_inner).get_mut(at) {

@@ -17,15 +17,29 @@ const PYTHON_AGENT: &str = "apache-skywalking==1.2.0";
 /// SkyWalking's Node agent, from the npm registry.
 const NODE_AGENT: &str = "skywalking-backend-js@0.9.0";
 
+/// A reader of HTTP/2's frames, and one of its header blocks.
+const PYTHON_HTTP2: [&str; 2] = ["hyperframe==6.1.0", "hpack==4.2.0"];
+
 /// The folder that `PYTHONPATH` must name for SkyWalking's Python agent to be found.
+pub fn python_agent() -> Result<PathBuf> {
+    python(&[PYTHON_AGENT], "SkyWalking's Python agent")
+}
+
+/// The same for an implementation of HTTP/2 that is neither Go's nor ours.
+pub fn python_http2() -> Result<PathBuf> {
+    python(&PYTHON_HTTP2, "Python's readers of HTTP/2")
+}
+
+/// A folder with packages from PyPI.
 ///
 /// No virtual environment: those hold absolute paths, and what is in the cache was moved there.
-pub fn python_agent() -> Result<PathBuf> {
-    debian::ensure_program("python3", "python3", "Python, to run SkyWalking's Python agent")?;
+fn python(packages: &[&str], what: &str) -> Result<PathBuf> {
+    debian::ensure_program("python3", "python3", &format!("Python, for {what}"))?;
     let version = "import sys; print('%d.%d' % sys.version_info[:2])";
     let version = read(Command::new("python3").args(["-c", version])).context("python3 tells no version")?;
     let version = version.trim();
-    let place = cache::dir("python")?.join(format!("{PYTHON_AGENT}-python{version}"));
+    let name = packages.join("+");
+    let place = cache::dir("python")?.join(format!("{name}-python{version}"));
     cache::filled(&place, |half| {
         let has_pip = read(
             Command::new("python3")
@@ -33,20 +47,20 @@ pub fn python_agent() -> Result<PathBuf> {
                 .stderr(Stdio::null()),
         );
         if has_pip.is_none() {
-            toolchain::apt_install(&["python3-pip"], "pip, to get SkyWalking's Python agent")?;
+            toolchain::apt_install(&["python3-pip"], &format!("pip, to get {what}"))?;
         }
-        step(format_args!("getting {PYTHON_AGENT} into the cache (pip)"));
+        step(format_args!("getting {name} into the cache (pip)"));
         check(
             Command::new("python3")
                 .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
                 .args(["--no-warn-script-location", "--root-user-action=ignore"])
                 .arg("--target")
                 .arg(half)
-                .arg(PYTHON_AGENT)
+                .args(packages)
                 .stdin(Stdio::null()),
         )
     })
-    .context("get SkyWalking's Python agent")?;
+    .with_context(|| format!("get {what}"))?;
     Ok(place)
 }
 

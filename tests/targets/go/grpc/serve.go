@@ -52,6 +52,8 @@ type node struct {
 	// To the next service, one for each way of dialling.
 	plain, retrying, brief, handler, unix, dns, passthrough, closed, noHost, never line
 
+	plainOptions []grpc.DialOption
+
 	left sync.WaitGroup // methods that run, and goroutines that requests have left behind
 
 	mu     sync.Mutex
@@ -328,7 +330,7 @@ func (n *node) dialAll() error {
 		target  string
 		options []grpc.DialOption
 	}{
-		{&n.plain, n.next.RPC, nil},
+		{&n.plain, n.next.RPC, n.plainOptions},
 		{&n.retrying, n.next.RPC, []grpc.DialOption{grpc.WithDefaultServiceConfig(retries)}},
 		{&n.brief, n.next.Brief, nil},
 		{&n.handler, n.next.Web, nil},
@@ -354,6 +356,7 @@ func serve(arguments []string) error {
 	logPath := flags.String("log", "", "file for the log")
 	firstID := flags.Uint64("first-id", 0, "calls are numbered from here on")
 	next := flags.String("next", "", "what the next service printed when it started")
+	record := flags.String("record", "", "folder for what the connections to the next service's main port carry")
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
@@ -368,6 +371,9 @@ func serve(arguments []string) error {
 	if *next != "" {
 		if err := json.Unmarshal([]byte(*next), &n.next); err != nil {
 			return fmt.Errorf("-next: %w", err)
+		}
+		if *record != "" {
+			n.plainOptions = append(n.plainOptions, (&recorder{folder: *record}).option())
 		}
 		if err := n.dialAll(); err != nil {
 			return err

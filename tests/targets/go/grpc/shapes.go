@@ -76,6 +76,7 @@ func (n *node) shapes() map[string]shape {
 		"pool":       n.poolBare,
 		"many":       n.many("many", manyWidth),
 		"flood":      n.many("flood", floodWidth),
+		"parcels":    n.parcels,
 		"outlive":    n.outlive,
 
 		// Calls that fail, and one that fails before it succeeds.
