@@ -89,13 +89,14 @@ fields! {
     /// In versions that serve calls of one message each way as streams, too, and in some before.
     GrpcServerStreamDesc = 56, "google.golang.org/grpc", "serverStream", "desc";
     ConnRwc = 90, "net/http", "conn", "rwc";
+    GrpcHttp2ServerConn = 91, "google.golang.org/grpc/internal/transport", "http2Server", "conn";
 }
 
 impl GoField {
     /// The module that the field's struct belongs to, and whose version decides its offset; `None` for Go's own.
     pub const fn module(self) -> Option<&'static str> {
         match self as u8 {
-            0..34 | 90.. => None,
+            0..34 | 90 => None,
             48..50 => Some("google.golang.org/genproto/googleapis/rpc"),
             50..52 => Some("golang.org/x/net"),
             _ => Some("google.golang.org/grpc"),

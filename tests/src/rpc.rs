@@ -23,7 +23,7 @@ pub const PROPAGATED: bool = true;
 pub const MIX: &str = "\
     sync,sync,sync,sync,sync,sync,upload,upload,upload,upload,download,download,download,download,\
     chat,chat,chat,chat,chat,chat,chain,chain,chain,chain,chain,chain,streams,streams,streams,\
-    bare,bare,values,values,twice,twice,web,web,web,web,unix,dns,passthrough,brief,brief,handler,handler,patient,baggage,\
+    bare,bare,values,values,twice,twice,web,web,web,web,unix,dns,passthrough,brief,brief,handler,handler,patient,baggage,secret,secret,\
     fanout_ctx,fanout_ctx,fanout,fanout,pool_ctx,pool_ctx,pool,pool,many,outlive,outlive,\
     duplex,failed,failed,retry,retry,tired,late,abort,leave,overrun,linger,nobody,nowhere,overlong";
 

@@ -223,6 +223,7 @@ fn every_way_to_dial() {
     needs_rpc!();
     check_shapes(&[
         "unix",
+        "secret",
         "dns",
         "passthrough",
         "brief",

@@ -80,6 +80,12 @@ fn addresses(conn: u64, offsets: &Offsets, window: &mut Window) -> Option<TcpAdd
     })
 }
 
+/// Whether it is a TCP connection of package `net` with nothing on it.
+#[inline(always)]
+pub(crate) fn is_plain(conn: u64, offsets: &Offsets, window: &mut Window) -> bool {
+    addresses(conn, offsets, window).is_some()
+}
+
 /// Notes in `scratch.connection` the ends of an encrypted connection of the target's: of the TCP connection of package
 /// `net` at its bottom, under a `tls.Conn` and what else may lie on it, each of which has what it wraps as its first
 /// field.

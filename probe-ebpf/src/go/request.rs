@@ -21,15 +21,16 @@ use probe_common::{
     key::{GoroutineKey, PointerKey},
     limits::{
         CONTEXT_DEPTH_MAX, CORRELATION_MAX, HEAD_MAX, HOST_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX,
-        PATTERN_MAX, REQUEST_STATE_BYTES, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES,
+        PATTERN_MAX, REQUEST_STATE_BYTES, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES, TRACEPARENT_LEN,
     },
     loss::LossReason,
     target::{TARGET_KEEP_PATHS, TargetInfo},
 };
 
 use crate::{
-    atomic, emit,
+    atomic, emit, head,
     memory::{self, Window},
+    propagation::hop,
     scratch::Scratch,
 };
 
@@ -181,6 +182,52 @@ fn free_in_batch(state: &mut RequestState, g: &Window, offsets: &Offsets) -> Opt
     state.goid_first = first;
     state.goid_end = end;
     Some(())
+}
+
+/// Takes over what the client, if it is a target on this host, has laid down for the request that its TLS connection
+/// let no header into.
+#[inline(always)]
+pub(crate) fn join(conn: u64, stream: u32, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+    let state = &scratch.request;
+    let own_hash = if state.sw8_len == 0 {
+        0
+    } else {
+        hash::fnv1a64(&state.sw8, u32::from(state.sw8_len))
+    };
+    let len = hop::take(conn, stream, own_hash, target, scratch)?;
+    head::scan(scratch, len, false);
+    take_headers(scratch);
+    Some(())
+}
+
+/// Takes from the scratch's text what [`head::scan`] has found in it.
+#[inline(always)]
+pub(crate) fn take_headers(scratch: &mut Scratch) {
+    let state = &mut scratch.request;
+    let text = scratch.text.as_ptr();
+    state.sw8_len = take::<SW8_MAX>(text, scratch.head.sw8, state.sw8.as_mut_ptr());
+    state.correlation_len =
+        take::<CORRELATION_MAX>(text, scratch.head.correlation, state.correlation.as_mut_ptr());
+    state.sw8_x_len = take::<SW8_X_MAX>(text, scratch.head.sw8_x, state.sw8_x.as_mut_ptr());
+    if scratch.head.traceparent.len >= TRACEPARENT_LEN as u32 {
+        state.traceparent_len =
+            take::<TRACEPARENT_BYTES>(text, scratch.head.traceparent, state.traceparent.as_mut_ptr());
+    }
+}
+
+/// Copies a header's value; one that does not fit is counted and treated as absent.
+#[inline(always)]
+fn take<const MAX: usize>(text: *const u8, place: head::Place, to: *mut u8) -> u16 {
+    if place.len == 0 {
+        return 0;
+    }
+    if place.len >= MAX as u32 {
+        emit::count(LossReason::HeaderTooLong);
+        return 0;
+    }
+    let at = place.at & (HEAD_MAX as u32 - 1);
+    // SAFETY: masked to the text; the copy fails rather than reads beyond it.
+    memory::copy::<MAX>(unsafe { text.add(at as usize) }, place.len, to) as u16
 }
 
 /// Goes on with the trace that the request's headers name.

@@ -104,7 +104,7 @@ pub(super) fn established(ops: *mut bpf_sock_ops, at_client: bool) {
 /// The name of the request on `stream` of the target's encrypted connection `conn`; nothing if the target's network is
 /// not known, or no TCP connection of package `net` lies below.
 #[inline(always)]
-fn name(
+pub(crate) fn name(
     conn: u64,
     stream: u32,
     target: &TargetInfo,
@@ -134,21 +134,15 @@ fn hash_of(key: &ConnectionKey) -> u64 {
     hash::of_words(words)
 }
 
-/// Lays down for the server what the call's header would say, which is about to be written on `stream` of the encrypted
-/// connection `conn`.
+/// Lays down under `hop` what the header of the call would say, whose request is about to be written.
 #[inline(always)]
-pub(crate) fn prepare(
+pub(crate) fn offer(
     state: &mut CallState,
-    conn: u64,
-    stream: u32,
+    hop: HopKey,
     target: &TargetInfo,
     tgid: u32,
     scratch: &mut Scratch,
 ) -> Option<()> {
-    let Some(hop) = name(conn, stream, target, true, scratch) else {
-        state.outcome = Outcome::Encrypted as u32;
-        return emit::lose(LossReason::PropagationEncrypted);
-    };
     if header::write::<false>(state, target, tgid, scratch).is_none() {
         state.outcome = Outcome::TooLong as u32;
         return emit::lose(LossReason::PropagationTooLong);

@@ -16,7 +16,7 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    key::{GoroutineKey, PointerKey, SocketKey, SocketStreamKey},
+    key::{GoroutineKey, HopKey, PointerKey, SocketStreamKey},
     limits::{HOST_MAX, OPEN_REQUESTS_MAX, PATH_MAX},
     loss::LossReason,
     propagation::Outcome,
@@ -35,7 +35,7 @@ use crate::{
     log::kernel_log,
     maps::{self, FRAMED, Framed, STREAM_PREPARED},
     memory::{self, GoInterface, GoString},
-    propagation::header,
+    propagation::{header, hop},
     scratch::{self, Scratch},
 };
 
@@ -220,17 +220,23 @@ fn prepare(
     tgid: u32,
     scratch: &mut Scratch,
 ) -> Option<()> {
-    let Some(socket) = connection(registers.word::<1>(), tgid, &target.offsets, scratch) else {
-        state.outcome = Outcome::UnknownConnection as u32;
-        return emit::lose(LossReason::PropagationUnknownConnection);
+    let conn = connection(registers.word::<1>(), &target.offsets).unwrap_or(0);
+    let stream = registers.word::<2>() as u32;
+    let Some(socket) = socket(conn, tgid, &target.offsets, &mut scratch.window) else {
+        let Some(hop) = hop::name(conn, stream, target, true, scratch) else {
+            state.outcome = Outcome::UnknownConnection as u32;
+            return emit::lose(LossReason::PropagationUnknownConnection);
+        };
+        return hop::offer(state, hop, target, tgid, scratch);
     };
+    state.hop = HopKey::NONE;
     if header::write::<true>(state, target, tgid, scratch).is_none() {
         state.outcome = Outcome::TooLong as u32;
         return emit::lose(LossReason::PropagationTooLong);
     }
     let stream = SocketStreamKey {
         socket,
-        id: registers.word::<2>() as u32,
+        id: stream,
         _pad: 0,
     };
     if maps::offer(&STREAM_PREPARED, &stream, state.owner(), &mut scratch.prepared).is_err() {
@@ -248,20 +254,23 @@ fn prepare(
     Some(())
 }
 
-/// The socket that the writer writes to, if it is a plain TCP one.
+/// The connection that the writer writes to.
 #[inline(always)]
-fn connection(writer: u64, tgid: u32, offsets: &Offsets, scratch: &mut Scratch) -> Option<SocketKey> {
+fn connection(writer: u64, offsets: &Offsets) -> Option<u64> {
     let framer: u64 = memory::read(writer + offsets.get(GoField::GrpcLoopyWriterFramer)?)?;
     let buffer: u64 = memory::read(framer + offsets.get(GoField::GrpcFramerWriter)?)?;
     let conn: GoInterface = memory::read(buffer + offsets.get(GoField::GrpcBufWriterConn)?)?;
-    socket(conn.data, tgid, offsets, &mut scratch.window)
+    Some(conn.data)
 }
 
-/// What became of the call's header, which `socket_frames` has noted beside it.
+/// What became of the call's header, which `socket_frames`, or the server at the other end, has noted beside it.
 #[inline(always)]
 fn outcome(state: &CallState) -> u32 {
     if state.outcome != Outcome::NotSeen as u32 {
         return state.outcome;
+    }
+    if state.hop.connection != 0 {
+        return hop::settle(state);
     }
     let stream = SocketStreamKey {
         socket: state.socket,

@@ -26,12 +26,12 @@ use super::{key, messages};
 use crate::{
     emit,
     go::{
-        self, Hit, Registers,
+        self, Hit, Registers, connection,
         header_fields::{self, Incoming},
-        request::{close, continue_trace, emit_request, open, store},
+        request::{close, continue_trace, emit_request, join, open, store},
     },
     log::kernel_log,
-    memory::{self, GoString},
+    memory::{self, GoInterface, GoString},
     scratch::{self, Scratch},
 };
 
@@ -166,10 +166,24 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
             state.traceparent.as_mut_ptr(),
         );
         let _served_once = GRPC_INCOMING.remove(&key);
-        continue_trace(scratch);
     }
+    if scratch.request.sw8_len == 0 {
+        let _by_a_stranger = join_stream(&key, target, scratch);
+    }
+    continue_trace(scratch);
     kernel_log!("stream {} begins on goroutine {} of {}", id, goroutine.goid, tgid);
     store(&scratch.request, &goroutine)
+}
+
+/// Takes over what the client has laid down for the stream, if the connection is encrypted.
+#[inline(always)]
+fn join_stream(stream: &StreamKey, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+    let conn_at = target.offsets.get(GoField::GrpcHttp2ServerConn)?;
+    let conn: GoInterface = memory::read(stream.connection + conn_at)?;
+    if connection::is_plain(conn.data, &target.offsets, &mut scratch.window) {
+        return None;
+    }
+    join(conn.data, stream.id, target, scratch)
 }
 
 /// The offset of `ServerStream.st` while the common stream was embedded by pointer.

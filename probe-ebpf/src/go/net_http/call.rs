@@ -165,7 +165,11 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     let is_encrypted = fields.word(tls_at)? != 0;
     let conn = fields.interface(offsets.get(GoField::PersistConnConn)?)?;
     if is_encrypted {
-        return hop::prepare(state, conn.data, 0, target, tgid, scratch);
+        let Some(hop) = hop::name(conn.data, 0, target, true, scratch) else {
+            state.outcome = Outcome::Encrypted as u32;
+            return emit::lose(LossReason::PropagationEncrypted);
+        };
+        return hop::offer(state, hop, target, tgid, scratch);
     }
     state.hop = HopKey::NONE;
     let Some(socket) = socket(conn.data, tgid, offsets, &mut scratch.window) else {

@@ -9,12 +9,8 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    hash,
     key::GoroutineKey,
-    limits::{
-        CORRELATION_MAX, HEAD_MAX, HOST_MAX, METHOD_MAX, PATH_MAX, PATTERN_MAX, SW8_MAX, SW8_X_MAX,
-        TRACEPARENT_BYTES, TRACEPARENT_LEN,
-    },
+    limits::{HEAD_MAX, HOST_MAX, METHOD_MAX, PATH_MAX, PATTERN_MAX},
     loss::LossReason,
     target::TargetInfo,
 };
@@ -23,12 +19,11 @@ use crate::{
     emit,
     go::{
         self, Hit, Registers,
-        request::{RequestState, close, continue_trace, emit_request, open, store},
+        request::{RequestState, close, continue_trace, emit_request, join, open, store, take_headers},
     },
     head,
     log::kernel_log,
     memory::{self, GoString, Window},
-    propagation::hop,
     scratch::{self, Scratch},
 };
 
@@ -136,56 +131,11 @@ fn read_head(scratch: &mut Scratch, response: u64, target: &TargetInfo) -> Optio
     if is_encrypted {
         scratch.request.flags |= REQUEST_TLS;
         if let Some(below) = below {
-            let _by_a_stranger = join(below.data, target, scratch);
+            let _by_a_stranger = join(below.data, 0, target, scratch);
         }
     }
     continue_trace(scratch);
     if is_whole { Some(()) } else { None }
-}
-
-/// Takes over what the client, if it is a target on this host, has laid down for the request that its TLS connection
-/// let no header into.
-#[inline(always)]
-fn join(conn: u64, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
-    let state = &scratch.request;
-    let own_hash = if state.sw8_len == 0 {
-        0
-    } else {
-        hash::fnv1a64(&state.sw8, u32::from(state.sw8_len))
-    };
-    let len = hop::take(conn, 0, own_hash, target, scratch)?;
-    head::scan(scratch, len, false);
-    take_headers(scratch);
-    Some(())
-}
-
-#[inline(always)]
-fn take_headers(scratch: &mut Scratch) {
-    let state = &mut scratch.request;
-    let text = scratch.text.as_ptr();
-    state.sw8_len = take::<SW8_MAX>(text, scratch.head.sw8, state.sw8.as_mut_ptr());
-    state.correlation_len =
-        take::<CORRELATION_MAX>(text, scratch.head.correlation, state.correlation.as_mut_ptr());
-    state.sw8_x_len = take::<SW8_X_MAX>(text, scratch.head.sw8_x, state.sw8_x.as_mut_ptr());
-    if scratch.head.traceparent.len >= TRACEPARENT_LEN as u32 {
-        state.traceparent_len =
-            take::<TRACEPARENT_BYTES>(text, scratch.head.traceparent, state.traceparent.as_mut_ptr());
-    }
-}
-
-/// Copies a header's value; one that does not fit is counted and treated as absent.
-#[inline(always)]
-fn take<const MAX: usize>(text: *const u8, place: head::Place, to: *mut u8) -> u16 {
-    if place.len == 0 {
-        return 0;
-    }
-    if place.len >= MAX as u32 {
-        emit::count(LossReason::HeaderTooLong);
-        return 0;
-    }
-    let at = place.at & (HEAD_MAX as u32 - 1);
-    // SAFETY: masked to the text; the copy fails rather than reads beyond it.
-    memory::copy::<MAX>(unsafe { text.add(at as usize) }, place.len, to) as u16
 }
 
 /// The handler has returned, and the server is about to finish the response.

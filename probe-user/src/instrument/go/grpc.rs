@@ -102,7 +102,16 @@ pub const GRPC: Instrumentation = Instrumentation {
                 GoField::GrpcStreamMethod,
                 GoField::GrpcStreamCtx,
             ],
-            wants: &[GoField::GrpcServerStreamSt],
+            wants: &[
+                GoField::GrpcServerStreamSt,
+                // What names the connection, for hops over TLS.
+                GoField::GrpcHttp2ServerConn,
+                GoField::NetFdNet,
+                GoField::NetFdLaddr,
+                GoField::NetFdRaddr,
+                GoField::TcpAddrIp,
+                GoField::TcpAddrPort,
+            ],
         },
         WRITE_STATUS,
         Hook {

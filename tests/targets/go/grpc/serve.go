@@ -37,6 +37,7 @@ type addresses struct {
 	Unix  string `json:"unix"`  // socket's path, gRPC
 	Brief string `json:"brief"` // host:port, gRPC: asks clients to leave after a moment, and serves by few goroutines
 	Web   string `json:"web"`   // host:port, gRPC: served by net/http, with the gRPC server as its handler
+	TLS   string `json:"tls"`   // host:port, gRPC over TLS
 }
 
 // node is one service.
@@ -50,7 +51,7 @@ type node struct {
 	flaky   sync.Map // id → struct{}: calls that have failed once
 
 	// To the next service, one for each way of dialling.
-	plain, retrying, brief, handler, unix, dns, passthrough, closed, noHost, never line
+	plain, retrying, brief, handler, secret, unix, dns, passthrough, closed, noHost, never line
 
 	plainOptions []grpc.DialOption
 
@@ -291,7 +292,7 @@ const retries = `{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts":
 
 // dial makes a connection, with interceptors, as most have them.
 func dial(target string, options ...grpc.DialOption) (line, error) {
-	connection, err := grpc.NewClient(target, append(options,
+	connection, err := grpc.NewClient(target, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, in, out any, connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 			return invoke(context.WithValue(ctx, seen{}, true), method, in, out, connection, options...)
@@ -299,7 +300,7 @@ func dial(target string, options ...grpc.DialOption) (line, error) {
 		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, connection *grpc.ClientConn, method string, streamer grpc.Streamer, options ...grpc.CallOption) (grpc.ClientStream, error) {
 			return streamer(context.WithValue(ctx, seen{}, true), desc, connection, method, options...)
 		}),
-	)...)
+	}, options...)...)
 	return line{ClientConn: connection}, err
 }
 
@@ -334,6 +335,7 @@ func (n *node) dialAll() error {
 		{&n.retrying, n.next.RPC, []grpc.DialOption{grpc.WithDefaultServiceConfig(retries)}},
 		{&n.brief, n.next.Brief, nil},
 		{&n.handler, n.next.Web, nil},
+		{&n.secret, n.next.TLS, []grpc.DialOption{grpc.WithTransportCredentials(secretClient())}},
 		{&n.unix, "unix://" + n.next.Unix, nil},
 		{&n.dns, "dns:///localhost:" + port, nil},
 		{&n.passthrough, "passthrough:///" + n.next.RPC, nil},
@@ -414,9 +416,17 @@ func (n *node) listen(folder string) error {
 	if err != nil {
 		return err
 	}
+	secret, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	credentials, err := secretServer()
+	if err != nil {
+		return err
+	}
 	n.own = addresses{
 		Main: "http://" + web.Addr().String(), RPC: plain.Addr().String(), Brief: brief.Addr().String(),
-		Web: handler.Addr().String(), Unix: filepath.Join(folder, "rpc.sock"),
+		Web: handler.Addr().String(), TLS: secret.Addr().String(), Unix: filepath.Join(folder, "rpc.sock"),
 	}
 	local, err := net.Listen("unix", n.own.Unix)
 	if err != nil {
@@ -425,6 +435,7 @@ func (n *node) listen(folder string) error {
 	n.server = n.newServer()
 	go n.server.Serve(plain)
 	go n.newServer().Serve(local)
+	go n.newServer(grpc.Creds(credentials)).Serve(secret)
 	go n.newServer(
 		grpc.NumStreamWorkers(4),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

@@ -62,6 +62,7 @@ func (n *node) shapes() map[string]shape {
 
 		// Other ways to the same service.
 		"unix":        n.over(&n.unix),
+		"secret":      n.over(&n.secret),
 		"dns":         n.over(&n.dns),
 		"passthrough": n.over(&n.passthrough),
 		"brief":       n.over(&n.brief),
