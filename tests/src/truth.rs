@@ -122,6 +122,11 @@ impl Links {
         self.wrong += other.wrong;
     }
 
+    /// Those that are right, of those that have to be there.
+    pub fn score(&self) -> String {
+        format!("{} of {}", self.right, self.required())
+    }
+
     /// Links that have to be there.
     pub fn required(&self) -> u64 {
         self.right + self.orphan + self.wrong
@@ -197,6 +202,13 @@ impl Account {
             total.add(count);
         }
         total
+    }
+
+    /// What was found of one side, of what there was.
+    pub fn score(&self, side: Side) -> String {
+        let of_side = || self.shapes.iter().filter(|((found, _), _)| *found == side);
+        let sum = |what: fn(&Count) -> u64| of_side().map(|(_, count)| what(count)).sum::<u64>();
+        format!("{} of {}", sum(|count| count.found), sum(|count| count.made))
     }
 
     fn example(&mut self, text: String) {

@@ -27,7 +27,7 @@ use tests::{
     scene::{self, Scene},
     skip::{full, skip},
     target::{Go, GoBuild},
-    truth::{Account, Count, Links, Side, span_number},
+    truth::{Account, Links, Side, span_number},
 };
 use xtask::go;
 
@@ -380,20 +380,14 @@ impl Case {
     /// Its line in the table: what was found of what there was.
     fn row(&self, account: &Account) -> String {
         let total = account.total();
-        let found = |side: Side| {
-            let of_side = || account.shapes.iter().filter(|((found, _), _)| *found == side);
-            let sum = |what: fn(&Count) -> u64| of_side().map(|(_, count)| what(count)).sum::<u64>();
-            format!("{} of {}", sum(|count| count.found), sum(|count| count.made))
-        };
-        let right = |links: &Links| format!("{} of {}", links.right, links.required());
         format!(
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             self.release,
             self.build,
-            found(Side::Entry),
-            found(Side::Exit),
-            right(&total.parents),
-            right(&total.references),
+            account.score(Side::Entry),
+            account.score(Side::Exit),
+            total.parents.score(),
+            total.references.score(),
             self.offsets,
             self.success,
             self.stepped

@@ -60,8 +60,23 @@ pub struct Program {
 
 impl Program {
     pub fn new(go: &Go, version: &str) -> Result<Self> {
+        let program = Self::empty(go, version)?;
+        fs::write(program.folder.path().join("main.go"), PROGRAM)?;
+        Ok(program)
+    }
+
+    /// The same of other sources, all files of a folder that has no `go.mod`.
+    pub fn of(sources: &Path, go: &Go, version: &str) -> Result<Self> {
+        let program = Self::empty(go, version)?;
+        for entry in fs::read_dir(sources).with_context(|| format!("read {}", sources.display()))? {
+            let entry = entry?;
+            fs::copy(entry.path(), program.folder.path().join(entry.file_name()))?;
+        }
+        Ok(program)
+    }
+
+    fn empty(go: &Go, version: &str) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a temporary directory")?;
-        fs::write(folder.path().join("main.go"), PROGRAM)?;
         // Go 1.21 and later want the patch release, too, if a module that is used names one.
         let (minor, _) = go::numbers(&go.version).context("a Go release without numbers")?;
         let language = if minor < 21 {
@@ -81,8 +96,13 @@ impl Program {
 
     /// Builds it, and says where it is.
     pub fn build(&self, go: &Go, flags: &[&str]) -> Result<PathBuf> {
-        check(self.go(go).args(["build", "-o", "program"]).args(flags).arg("."))?;
-        Ok(self.folder.path().join("program"))
+        self.build_as("program", go, flags)
+    }
+
+    /// The same under a name of its own, so that an earlier build stays.
+    pub fn build_as(&self, name: &str, go: &Go, flags: &[&str]) -> Result<PathBuf> {
+        check(self.go(go).args(["build", "-o", name]).args(flags).arg("."))?;
+        Ok(self.folder.path().join(name))
     }
 
     fn go(&self, go: &Go) -> Command {
@@ -97,7 +117,7 @@ impl Program {
     }
 
     /// The minor version of the oldest Go that grpc-go wants, as far as we know such a Go.
-    fn oldest_go(&self, go: &Go) -> Result<u32> {
+    pub fn oldest_go(&self, go: &Go) -> Result<u32> {
         let wanted = read(self.go(go).args(["list", "-m", "-f", "{{.GoVersion}}", GRPC]));
         let wanted = wanted.context("ask which Go grpc-go wants")?;
         let (minor, _) = go::numbers(wanted.trim()).context("grpc-go does not say which Go it wants")?;
