@@ -4,6 +4,7 @@ pub mod bpf;
 pub mod client;
 pub mod fake_oap;
 pub mod graphql;
+pub mod http2;
 pub mod network;
 pub mod page;
 pub mod probe;

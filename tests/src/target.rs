@@ -1,6 +1,7 @@
 //! The programs to be traced: builds them, starts them, talks to them.
 
 use std::{
+    collections::BTreeMap,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{self, BufRead as _, BufReader, Read as _},
@@ -441,6 +442,9 @@ pub struct LoadSummary {
     pub per_second: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
+    /// Of gRPC: how many calls ended with each code.
+    #[serde(default)]
+    pub codes: BTreeMap<String, u64>,
 }
 
 /// A client that asks a service for much: that of `targets/go/net_http` for a mix of everything.
@@ -466,7 +470,30 @@ impl Load {
 
     /// The client of `targets/go/grpc` that opens a connection for each of its calls.
     pub fn swarm(program: &Path, on: &Service, rate: u32, seconds: f64) -> Result<Self> {
-        Self::spawn(program, &["swarm", "-target", &on.addresses.rpc], rate, seconds)
+        Self::swarm_at(program, &on.addresses.rpc, rate, seconds)
+    }
+
+    /// The same on any server.
+    pub fn swarm_at(program: &Path, host: &str, rate: u32, seconds: f64) -> Result<Self> {
+        Self::spawn(program, &["swarm", "-target", host], rate, seconds)
+    }
+
+    /// The same, stopped before its first call: see [`resume`](Self::resume).
+    pub fn stopped_swarm_at(program: &Path, host: &str, rate: u32, seconds: f64) -> Result<Self> {
+        let load = Self::spawn(program, &["swarm", "-stopped", "-target", host], rate, seconds)?;
+        let pid = libc::pid_t::try_from(load.pid())?;
+        let mut status = 0;
+        // SAFETY: `status` outlives the call; the process is our child.
+        let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) };
+        ensure!(waited == pid && libc::WIFSTOPPED(status), "it did not stop");
+        Ok(load)
+    }
+
+    /// Lets a stopped one go.
+    pub fn resume(&self) -> Result<()> {
+        // SAFETY: the child has not been waited for, so its pid is still its own.
+        unsafe { libc::kill(libc::pid_t::try_from(self.pid())?, libc::SIGCONT) };
+        Ok(())
     }
 
     fn spawn(program: &Path, what: &[&str], rate: u32, seconds: f64) -> Result<Self> {

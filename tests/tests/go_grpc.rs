@@ -1,31 +1,14 @@
 //! grpc-go end to end: a real Go program, the real probe, the spans that come out.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test panics where it fails and prints its report; clippy knows only test functions"
-)]
-
-use std::{
-    collections::{HashMap, HashSet},
-    fs, thread,
-    time::Duration,
-};
+use std::collections::HashSet;
 
 use tests::{
     needs_rpc,
-    probe::{Probe, find_span},
-    rpc::{self, PROPAGATED, Row, check, check_shapes},
-    scene::truth_program,
+    probe::find_span,
+    rpc::{PROPAGATED, Row, check_shapes},
     segment::{Segment, Span},
-    target::Load,
-    truth::{self, GRPC, Record, Side},
+    truth::{GRPC, Record, Side},
 };
-
-/// The number at the end of a path; the highest there is where there is none.
-fn number(path: &str) -> u64 {
-    let end = path.rsplit('/').next().unwrap_or_default();
-    end.parse().unwrap_or(u64::MAX)
-}
 
 /// The keys of all tags but those of messages, in order.
 fn tags(span: &Span) -> Vec<&str> {
@@ -310,134 +293,4 @@ fn calls_that_are_tried_again_are_one_call() {
     let made = |side, shape: &str| account.shapes[&(side, shape.into())].made;
     assert_eq!((made(Side::Exit, "retry"), made(Side::Entry, "flaky")), (5, 10));
     assert_eq!((made(Side::Exit, "tired"), made(Side::Entry, "down")), (5, 15));
-}
-
-// === What breaks ===
-
-/// Load on the front, of these shapes.
-fn load(row: &Row, rate: u32, seconds: f64, shapes: &str) -> Load {
-    Load::start(&truth_program().unwrap(), &row.front, rate, seconds, shapes).unwrap()
-}
-
-#[track_caller]
-fn wait_for_load(probe: &Probe) {
-    probe
-        .wait_for("the first segments", |segments| segments.len() > 200)
-        .unwrap();
-}
-
-#[test]
-fn killed_under_load_no_call_fails() {
-    needs_rpc!();
-    let row = Row::start().unwrap();
-    let load = load(
-        &row,
-        200,
-        60.0,
-        "chain,chat,upload,fanout_ctx,streams,web,baggage",
-    );
-    for _ in 0..3 {
-        let mut probe = row.trace(&[]).unwrap();
-        wait_for_load(&probe);
-        probe.signal(libc::SIGKILL);
-        while probe.runs() {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-    let summary = load.enough().unwrap();
-    assert_eq!(summary.failed, 0, "{}", summary.first_error);
-
-    // The next start works and sees all.
-    let probe = row.trace(&[]).unwrap();
-    row.ask("chain", 900_001).unwrap();
-    let segment = probe.segment_of("Entry", "/chain/900001").unwrap();
-    assert_eq!(segment.spans.len(), 2);
-}
-
-#[test]
-fn another_server_takes_over_and_no_call_fails() {
-    needs_rpc!();
-    let row = Row::start().unwrap();
-    let probe = row.trace(&[]).unwrap();
-    let load = load(&row, 200, 60.0, "patient,brief");
-    for _ in 0..5 {
-        thread::sleep(Duration::from_millis(300));
-        assert_eq!(row.middle.get("/restart").unwrap().status, 200);
-    }
-    let summary = load.enough().unwrap();
-    assert_eq!(summary.failed, 0, "{}", summary.first_error);
-    let (account, ended) = row.judge(probe, PROPAGATED).unwrap();
-    println!("{account}\n{}", ended.stderr);
-    let total = account.total();
-    assert_eq!(
-        (total.found, account.invented, total.wrong_facts),
-        (total.made, 0, 0),
-        "{account}"
-    );
-    assert_eq!(
-        (total.parents.wrong, total.parents.orphan, total.references.wrong),
-        (0, 0, 0),
-        "{account}"
-    );
-}
-
-#[test]
-fn a_thousand_connections_a_second() {
-    needs_rpc!();
-    let row = Row::start().unwrap();
-    // A copy, so that nothing else matches.
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("swarm");
-    fs::copy(rpc::program().unwrap(), &program).unwrap();
-    let probe = row.trace(&["--exe", program.to_str().unwrap()]).unwrap();
-    let load = load(&row, 50, 60.0, "chain,chat,baggage");
-    let swarm = Load::swarm(&program, &row.middle, 1000, 3.0).unwrap();
-    let summary = swarm.finish().unwrap();
-    println!("{summary:?}");
-    assert_eq!(summary.failed, 0, "{}", summary.first_error);
-    let asked = load.enough().unwrap();
-    assert_eq!(asked.failed, 0, "{}", asked.first_error);
-
-    // What the row did beside it is right, and each call of the swarm that came with a header names its own.
-    let is_swarm = |path: &str| path.starts_with("/truth.") && number(path) <= summary.sent;
-    let records = row.records().unwrap();
-    let served = records.iter().filter(|record| is_swarm(&record.path)).count();
-    assert_eq!(served as u64, summary.sent);
-    let spans = records.len();
-    let all_there = |segments: &[Segment]| {
-        let of_row = segments.iter().filter(|segment| segment.service != "swarm");
-        of_row.map(|segment| segment.spans.len()).sum::<usize>() >= spans
-    };
-    probe.wait_for("all spans", all_there).unwrap();
-    let ended = probe.stop().unwrap();
-    println!("{}", ended.stderr);
-    let path_of = |segment: &Segment| segment.spans[0].tag("url").unwrap_or_default().to_owned();
-    let (swarm, beside): (Vec<Segment>, Vec<Segment>) = ended
-        .segments
-        .into_iter()
-        .partition(|segment| is_swarm(&path_of(segment)));
-    let beside_records: Vec<Record> = records
-        .into_iter()
-        .filter(|record| !is_swarm(&record.path))
-        .collect();
-    check(&truth::join(&beside_records, &beside, PROPAGATED));
-
-    let calls: HashMap<&str, &Segment> = swarm
-        .iter()
-        .filter(|segment| segment.service == "swarm")
-        .map(|segment| (segment.trace_segment_id.as_str(), segment))
-        .collect();
-    assert!(!calls.is_empty(), "its calls were not seen at all");
-    let referred = swarm.iter().flat_map(|segment| {
-        let references = segment.entry().into_iter().flat_map(|entry| &entry.refs);
-        references.map(move |reference| (segment, reference))
-    });
-    let mut joined = 0;
-    for (served, reference) in referred {
-        let call = calls[reference.parent_trace_segment_id.as_str()];
-        assert_eq!(path_of(served), path_of(call));
-        joined += 1;
-    }
-    println!("{joined} of {} calls joined", calls.len());
-    assert!(!PROPAGATED || joined > 0);
 }
