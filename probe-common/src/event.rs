@@ -21,6 +21,10 @@ pub enum EventKind {
     GoGrpcRequest = 18,
     /// [`go::net_http::CallEvent`]: a grpc-go client's call is over. See [`go::grpc`].
     GoGrpcCall = 19,
+    /// [`go::net_http::RequestEvent`]: a server has answered a request by HTTP/2. See [`go::http2`].
+    GoHttp2Request = 20,
+    /// [`go::net_http::CallEvent`]: a call of an HTTP/2 client is over. See [`go::http2`].
+    GoHttp2Call = 21,
 }
 
 impl EventKind {
@@ -28,8 +32,12 @@ impl EventKind {
     pub const fn size(self) -> usize {
         match self {
             Self::ProcessExec | Self::ProcessExit => size_of::<process::ProcessEvent>(),
-            Self::GoNetHttpRequest | Self::GoGrpcRequest => size_of::<go::net_http::RequestEvent>(),
-            Self::GoNetHttpCall | Self::GoGrpcCall => size_of::<go::net_http::CallEvent>(),
+            Self::GoNetHttpRequest | Self::GoGrpcRequest | Self::GoHttp2Request => {
+                size_of::<go::net_http::RequestEvent>()
+            }
+            Self::GoNetHttpCall | Self::GoGrpcCall | Self::GoHttp2Call => {
+                size_of::<go::net_http::CallEvent>()
+            }
         }
     }
 }

@@ -88,17 +88,59 @@ fields! {
     GrpcServerStreamS = 55, "google.golang.org/grpc", "serverStream", "s";
     /// In versions that serve calls of one message each way as streams, too, and in some before.
     GrpcServerStreamDesc = 56, "google.golang.org/grpc", "serverStream", "desc";
+    GPanic = 57, "runtime", "g", "_panic";
+    // HTTP/2 of the standard library, as Go 1.27 spells it: `instrument::offset` has the earlier spelling, and where a
+    // struct came only then, the one that was there before.
+    Http2Fields = 58, "net/http/internal/http2", "MetaHeadersFrame", "Fields";
+    Http2StreamId = 59, "net/http/internal/http2", "FrameHeader", "StreamID";
+    Http2WriterState = 60, "net/http/internal/http2", "responseWriter", "rws";
+    Http2WriterStream = 61, "net/http/internal/http2", "responseWriterState", "stream";
+    Http2WriterStatus = 62, "net/http/internal/http2", "responseWriterState", "status";
+    Http2WriterBytes = 63, "net/http/internal/http2", "responseWriterState", "wroteBytes";
+    Http2ServerStreamId = 64, "net/http/internal/http2", "stream", "id";
+    Http2ServerTlsState = 65, "net/http/internal/http2", "serverConn", "tlsState";
+    Http2ClientStreamConn = 66, "net/http/internal/http2", "clientStream", "cc";
+    Http2ClientStreamId = 67, "net/http/internal/http2", "clientStream", "ID";
+    Http2ClientConn = 68, "net/http/internal/http2", "ClientConn", "tconn";
+    Http2ClientTlsState = 69, "net/http/internal/http2", "ClientConn", "tlsState";
+    Http2RequestMethod = 70, "net/http/internal/http2", "ServerRequest", "Method";
+    Http2RequestUrl = 71, "net/http/internal/http2", "ServerRequest", "URL";
+    Http2RequestHost = 72, "net/http/internal/http2", "ServerRequest", "Host";
+    Http2RequestContentLength = 73, "net/http/internal/http2", "ServerRequest", "ContentLength";
+    Http2RequestContext = 74, "net/http/internal/http2", "ServerRequest", "Context";
+    // The same of `golang.org/x/net`, beside the two above.
+    XHttp2WriterState = 75, "golang.org/x/net/http2", "responseWriter", "rws";
+    XHttp2WriterStream = 76, "golang.org/x/net/http2", "responseWriterState", "stream";
+    XHttp2WriterStatus = 77, "golang.org/x/net/http2", "responseWriterState", "status";
+    XHttp2WriterBytes = 78, "golang.org/x/net/http2", "responseWriterState", "wroteBytes";
+    XHttp2ServerStreamId = 79, "golang.org/x/net/http2", "stream", "id";
+    XHttp2ServerTlsState = 80, "golang.org/x/net/http2", "serverConn", "tlsState";
+    XHttp2ClientStreamConn = 81, "golang.org/x/net/http2", "clientStream", "cc";
+    XHttp2ClientStreamId = 82, "golang.org/x/net/http2", "clientStream", "ID";
+    XHttp2ClientConn = 83, "golang.org/x/net/http2", "ClientConn", "tconn";
+    XHttp2ClientTlsState = 84, "golang.org/x/net/http2", "ClientConn", "tlsState";
+    RequestHeader = 85, "net/http", "Request", "Header";
+    Http2ClientRequestHeader = 86, "net/http/internal/http2", "ClientRequest", "Header";
+    /// Since Go 1.24, as the next two.
+    MapDirectory = 87, "internal/runtime/maps", "Map", "dirPtr";
+    MapDirectoryLen = 88, "internal/runtime/maps", "Map", "dirLen";
+    MapTableGroups = 89, "internal/runtime/maps", "table", "groups";
     ConnRwc = 90, "net/http", "conn", "rwc";
     GrpcHttp2ServerConn = 91, "google.golang.org/grpc/internal/transport", "http2Server", "conn";
+    /// Before Go 1.24, as the next one.
+    HmapB = 92, "runtime", "hmap", "B";
+    HmapBuckets = 93, "runtime", "hmap", "buckets";
+    Http2ServerConn = 94, "net/http/internal/http2", "serverConn", "conn";
+    XHttp2ServerConn = 95, "golang.org/x/net/http2", "serverConn", "conn";
 }
 
 impl GoField {
     /// The module that the field's struct belongs to, and whose version decides its offset; `None` for Go's own.
     pub const fn module(self) -> Option<&'static str> {
         match self as u8 {
-            0..34 | 90 => None,
+            0..34 | 57..75 | 85..=90 | 92..95 => None,
             48..50 => Some("google.golang.org/genproto/googleapis/rpc"),
-            50..52 => Some("golang.org/x/net"),
+            50..52 | 75..85 | 95 => Some("golang.org/x/net"),
             _ => Some("google.golang.org/grpc"),
         }
     }

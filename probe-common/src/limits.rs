@@ -37,7 +37,7 @@ pub const PREPARED_MAX: usize = 2048;
 /// How many links of a `context.Context` chain are followed.
 pub const CONTEXT_DEPTH_MAX: usize = 16;
 /// Bytes of the kernel side's state of an open request, whose fields are its own.
-pub const REQUEST_STATE_BYTES: usize = 2440;
+pub const REQUEST_STATE_BYTES: usize = 2456;
 /// Bytes of its state of an open call.
 pub const CALL_STATE_BYTES: usize = 656;
 /// Requests that may be open at once over all targets.

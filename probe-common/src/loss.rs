@@ -14,7 +14,7 @@ pub enum LossReason {
     ReadFault = 3,
     /// An open request was overwritten by the next one on its goroutine: its end was never seen. A span is lost.
     EndMissed = 4,
-    /// The request was HTTP/2, which this version does not trace. A span is lost.
+    /// The request came by an HTTP/2 that is none of Go's own. A span is lost.
     ProtocolUnsupported = 5,
     /// The head of a request had left the parser's buffer: its headers are unknown. The span is a root.
     HeadIncomplete = 6,

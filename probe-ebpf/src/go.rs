@@ -4,6 +4,8 @@ pub(crate) mod call;
 pub(crate) mod connection;
 mod grpc;
 pub(crate) mod header_fields;
+mod http2;
+pub(crate) mod map;
 pub(crate) mod net_http;
 pub(crate) mod request;
 

@@ -1,6 +1,6 @@
 //! Propagation: the header lines of an outgoing request, and how they get into it or around it.
 
-mod frames;
+pub(crate) mod frames;
 pub(crate) mod header;
 pub(crate) mod hop;
 mod socket;

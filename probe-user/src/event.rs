@@ -30,6 +30,10 @@ pub enum Event<'a> {
     GoGrpcRequest(Request<'a>),
     /// A grpc-go client's call is over.
     GoGrpcCall(Call<'a>),
+    /// A request served by HTTP/2.
+    GoHttp2Request(Request<'a>),
+    /// A call of an HTTP/2 client.
+    GoHttp2Call(Call<'a>),
 }
 
 /// A request served, with its strings.
@@ -100,6 +104,8 @@ pub fn decode(record: &[u8]) -> Result<Event<'_>, Undecodable> {
         EventKind::GoNetHttpCall => Event::GoNetHttpCall(call(record)?),
         EventKind::GoGrpcRequest => Event::GoGrpcRequest(request(record)?),
         EventKind::GoGrpcCall => Event::GoGrpcCall(call(record)?),
+        EventKind::GoHttp2Request => Event::GoHttp2Request(request(record)?),
+        EventKind::GoHttp2Call => Event::GoHttp2Call(call(record)?),
     })
 }
 
@@ -234,7 +240,7 @@ mod tests {
 
     #[test]
     fn unknown_numbers_are_said_to_be_unknown() {
-        for kind in [0u8, 3, 15, 20, 255] {
+        for kind in [0u8, 3, 15, 22, 255] {
             let mut bytes = bytes(REQUEST);
             bytes[0] = kind;
             assert_eq!(decode(&bytes).err(), Some(Undecodable::Unknown));

@@ -15,7 +15,7 @@ use crate::{
         elf::Architecture,
         go::{BinaryError, GoBinary},
     },
-    instrument::{self, OnMissing, Part, Place, Plan, Refusal, SiteKind, offset, offset::OffsetSource},
+    instrument::{self, OnMissing, Part, Place, Plan, Refusal, offset, offset::OffsetSource},
 };
 
 /// Why there is nothing to tell.
@@ -216,10 +216,10 @@ fn hooks(plan: &Plan) -> Vec<HookReport> {
     let mut reports = Vec::new();
     for library in instrument::go::LIBRARIES {
         for hook in library.hooks {
-            let sites: Vec<SiteReport> = plan
-                .sites
-                .iter()
-                .filter(|site| site.program == hook.program)
+            let in_it = |program, symbol| program == hook.program && hook.symbols.contains(&symbol);
+            let placed = || plan.sites.iter().filter(|site| in_it(site.program, site.symbol));
+            let sites: Vec<SiteReport> = placed()
+                .filter(|site| site.part == hook.part)
                 .map(|site| SiteReport {
                     file_offset: site.file_offset,
                     place: place(site.place),
@@ -229,7 +229,11 @@ fn hooks(plan: &Plan) -> Vec<HookReport> {
             let refusal = plan
                 .refusals
                 .iter()
-                .find(|refusal| refusal.program == hook.program);
+                .find(|refusal| in_it(refusal.program, refusal.symbol));
+            // Of a hook that counts for another part in other versions, one line is enough.
+            if sites.is_empty() && placed().next().is_some() {
+                continue;
+            }
             let absent = plan.absent.contains(&hook.part);
             let reason = match refusal {
                 Some(refusal) if refusal.loss().is_none() => {
@@ -237,14 +241,14 @@ fn hooks(plan: &Plan) -> Vec<HookReport> {
                 }
                 Some(refusal) => Some(refusal.reason.to_string()),
                 None if absent => Some(format!("the program has no {} {}", library.library, hook.part)),
-                None if sites.is_empty() && matches!(hook.site, SiteKind::Success { .. }) => {
+                None if sites.is_empty() && hook.site.is_spared_by_returns() => {
                     Some("the returns serve".to_owned())
                 }
                 None if sites.is_empty() => Some("not for this version".to_owned()),
                 None => None,
             };
-            let symbol = plan.sites.iter().find(|site| site.program == hook.program);
-            let symbol = symbol.map(|site| site.symbol).or(hook.symbols.first().copied());
+            let symbol = placed().next().map(|site| site.symbol);
+            let symbol = symbol.or(hook.symbols.first().copied());
             reports.push(HookReport {
                 library: library.library,
                 part: hook.part.to_string(),
@@ -295,12 +299,8 @@ fn verdict(binary: &GoBinary, plan: &Plan) -> Verdict {
     let other_machine = Architecture::host().is_some_and(|host| host != binary.architecture);
     let has = |part: &Part| plan.has(*part) && plan.already_traced.is_none() && !other_machine;
     let traced: Vec<Part> = Part::ALL.into_iter().filter(|part| has(part)).collect();
-    let server = traced
-        .iter()
-        .any(|part| matches!(part, Part::HttpServer | Part::GrpcServer));
-    let client = traced
-        .iter()
-        .any(|part| matches!(part, Part::HttpClient | Part::GrpcClient));
+    let server = traced.iter().any(|part| part.is_server());
+    let client = traced.iter().any(|part| !part.is_server());
     let words = if let Some(agent) = &plan.already_traced {
         format!("Left alone: the program reports to SkyWalking itself, by {agent}.")
     } else if other_machine {

@@ -90,14 +90,22 @@ impl Versions {
 pub enum Part {
     HttpServer,
     HttpClient,
+    Http2Server,
+    Http2Client,
+    XHttp2Server,
+    XHttp2Client,
     GrpcServer,
     GrpcClient,
 }
 
 impl Part {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 8] = [
         Self::HttpServer,
         Self::HttpClient,
+        Self::Http2Server,
+        Self::Http2Client,
+        Self::XHttp2Server,
+        Self::XHttp2Client,
         Self::GrpcServer,
         Self::GrpcClient,
     ];
@@ -105,8 +113,20 @@ impl Part {
     /// It writes requests as frames of HTTP/2.
     pub fn writes_frames(self) -> bool {
         match self {
-            Self::HttpServer | Self::HttpClient | Self::GrpcServer => false,
-            Self::GrpcClient => true,
+            Self::HttpServer
+            | Self::HttpClient
+            | Self::Http2Server
+            | Self::XHttp2Server
+            | Self::GrpcServer => false,
+            Self::Http2Client | Self::XHttp2Client | Self::GrpcClient => true,
+        }
+    }
+
+    /// It answers; the others ask.
+    pub fn is_server(self) -> bool {
+        match self {
+            Self::HttpServer | Self::Http2Server | Self::XHttp2Server | Self::GrpcServer => true,
+            Self::HttpClient | Self::Http2Client | Self::XHttp2Client | Self::GrpcClient => false,
         }
     }
 }
@@ -116,6 +136,10 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Self::HttpServer => "HTTP server",
             Self::HttpClient => "HTTP client",
+            Self::Http2Server => "HTTP/2 server",
+            Self::Http2Client => "HTTP/2 client",
+            Self::XHttp2Server => "HTTP/2 server of golang.org/x/net",
+            Self::XHttp2Client => "HTTP/2 client of golang.org/x/net",
             Self::GrpcServer => "gRPC server",
             Self::GrpcClient => "gRPC client",
         })
@@ -265,13 +289,17 @@ pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
     Ok(planned)
 }
 
-/// Whether the program has any function without which the part is nothing.
+/// Whether the program has any function without which the part is nothing; or any at all, of a part that only adds.
 fn is_present(part: Part, found: &Found) -> bool {
-    let mut hooks = go::LIBRARIES.iter().flat_map(|library| library.hooks);
-    hooks.any(|hook| {
-        let is_essential = hook.part == part && hook.on_missing == OnMissing::Refuse;
-        is_essential && hook.symbols.iter().any(|symbol| found.function(symbol).is_some())
-    })
+    let hooks = || {
+        let hooks = go::LIBRARIES.iter().flat_map(|library| library.hooks);
+        hooks.filter(move |hook| hook.part == part)
+    };
+    let is_essential = |hook: &&Hook| hook.on_missing == OnMissing::Refuse;
+    let adds = !hooks().any(|hook| is_essential(&hook));
+    hooks()
+        .filter(|hook| adds || is_essential(hook))
+        .any(|hook| hook.symbols.iter().any(|symbol| found.function(symbol).is_some()))
 }
 
 fn agent_name(function: &str) -> Option<String> {
@@ -326,7 +354,7 @@ fn plan_part(binary: &GoBinary, found: &Found, part: Part, hooks: &[&'static Hoo
     planned.refusals.append(&mut refusals);
 }
 
-/// The sites of one hook, or the symbol and why there are none.
+/// The sites of one hook, in the first function of its name that has any, or the symbol and why there are none.
 fn place(
     binary: &GoBinary,
     found: &Found,
@@ -334,13 +362,26 @@ fn place(
     sources: &[(GoField, OffsetSource)],
 ) -> Result<Vec<Site>, (&'static str, RefusalReason)> {
     let first = hook.symbols.first().copied().unwrap_or_default();
-    let symbol = hook
-        .symbols
-        .iter()
-        .find(|symbol| found.function(symbol).is_some());
-    let Some((symbol, function)) = symbol.and_then(|symbol| Some((*symbol, found.function(symbol)?))) else {
-        return Err((first, RefusalReason::NotInBinary));
-    };
+    let mut placed = Err((first, RefusalReason::NotInBinary));
+    for symbol in hook.symbols {
+        if let Some(function) = found.function(symbol) {
+            placed = place_in(binary, found, hook, sources, symbol, function);
+        }
+        if placed.is_ok() {
+            break;
+        }
+    }
+    placed
+}
+
+fn place_in(
+    binary: &GoBinary,
+    found: &Found,
+    hook: &Hook,
+    sources: &[(GoField, OffsetSource)],
+    symbol: &'static str,
+    function: &Function,
+) -> Result<Vec<Site>, (&'static str, RefusalReason)> {
     let unknown = |field: &&GoField| {
         !sources
             .iter()
@@ -438,15 +479,20 @@ mod tests {
         places
     }
 
-    const EVERYTHING: [(&str, Place); 8] = [
+    const EVERYTHING: [(&str, Place); 13] = [
         ("go_net_http_serve_http", Place::StackCheck),
         ("go_net_http_finish_request", Place::StackCheck),
         ("go_net_http_hijack", Place::StackCheck),
         ("go_net_http_conn_close", Place::StackCheck),
         ("go_net_http_round_trip", Place::StackCheck),
         ("go_net_http_round_trip_success", Place::Success),
+        ("go_net_http_round_trip_alternative", Place::Success),
         ("go_net_http_round_trip_return", Place::Return),
         ("go_net_http_persist_conn_round_trip", Place::StackCheck),
+        ("go_http2_process_headers", Place::StackCheck),
+        ("go_http2_run_handler", Place::StackCheck),
+        ("go_http2_handler_end", Place::StackCheck),
+        ("go_http2_encode_headers", Place::StackCheck),
     ];
 
     /// The address that the symbol table has for `runtime.sched.goidgen`.
@@ -487,21 +533,17 @@ mod tests {
             assert_eq!(binary.externally_linked, Some(variant.2), "{name}");
             assert_eq!(plan.may_ask_fionread, variant.2, "{name}");
             assert!(binary.build_id.is_some(), "{name}");
+            let mut sources = plan
+                .offset_sources
+                .iter()
+                .map(|(_, source)| source)
+                .filter(|source| **source != OffsetSource::NotYet);
             if binary.stripped {
                 // The table has been measured on another build, and says the same.
-                assert!(
-                    plan.offset_sources
-                        .iter()
-                        .all(|(_, source)| matches!(source, OffsetSource::Table { module: None, .. }))
-                );
+                assert!(sources.all(|source| matches!(source, OffsetSource::Table { module: None, .. })));
                 assert_eq!(Some(plan.offsets), with_dwarf, "{name}");
             } else {
-                assert!(
-                    plan.offset_sources
-                        .iter()
-                        .all(|(_, source)| *source == OffsetSource::Dwarf),
-                    "{name}"
-                );
+                assert!(sources.all(|source| *source == OffsetSource::Dwarf), "{name}");
                 assert_eq!(plan.goidgen, Some(goidgen_by_name(&binary)), "{name}");
                 with_dwarf = Some(plan.offsets);
             }
@@ -512,10 +554,22 @@ mod tests {
     fn a_program_without_a_server_keeps_its_client() {
         let directory = tempfile::tempdir().unwrap();
         let plan = plan(&build(directory.path(), CLIENT, &[], &[])).unwrap();
-        assert_eq!(places(&plan), EVERYTHING[4..]);
+        let of_client = |program: &str| program.contains("round_trip") || program.contains("encode");
+        let wanted: Vec<_> = EVERYTHING
+            .into_iter()
+            .filter(|(program, _)| of_client(program))
+            .collect();
+        assert_eq!(places(&plan), wanted);
         assert_eq!(
             plan.absent,
-            [Part::HttpServer, Part::GrpcServer, Part::GrpcClient]
+            [
+                Part::HttpServer,
+                Part::Http2Server,
+                Part::XHttp2Server,
+                Part::XHttp2Client,
+                Part::GrpcServer,
+                Part::GrpcClient
+            ]
         );
         assert_eq!(plan.refusals, []);
     }

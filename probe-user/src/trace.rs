@@ -233,10 +233,12 @@ impl Tracer {
         match event {
             // Which processes are traced is not decided here.
             Event::ProcessExec(_) | Event::ProcessExit(_) => {}
-            Event::GoNetHttpRequest(request) | Event::GoGrpcRequest(request) => {
+            Event::GoNetHttpRequest(request)
+            | Event::GoGrpcRequest(request)
+            | Event::GoHttp2Request(request) => {
                 self.on_request(request, clock, out);
             }
-            Event::GoNetHttpCall(call) | Event::GoGrpcCall(call) => {
+            Event::GoNetHttpCall(call) | Event::GoGrpcCall(call) | Event::GoHttp2Call(call) => {
                 self.on_call(call, clock, names, out);
             }
         }

@@ -3,6 +3,7 @@
 pub mod bpf;
 pub mod client;
 pub mod fake_oap;
+pub mod go_http2;
 pub mod graphql;
 pub mod http2;
 pub mod network;

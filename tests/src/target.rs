@@ -103,6 +103,7 @@ impl GoBuild {
     pub fn fetch(&self, go: &Go) -> Result<()> {
         let output = Command::new(&go.command)
             .args(["mod", "download"])
+            .args(self.flags.iter().filter(|flag| flag.starts_with("-modfile=")))
             .current_dir(self.source())
             .env("GOTOOLCHAIN", "local")
             .env("GOFLAGS", "-mod=readonly")

@@ -10,11 +10,12 @@
 use std::collections::{HashMap, HashSet};
 
 use tests::{
-    needs_probe, needs_rpc,
+    go_http2::{self, Package},
+    needs_http2, needs_probe, needs_rpc,
     rpc::{self, Row},
     scene::{Scene, truth_program},
     skip,
-    target::{Load, LoadSummary},
+    target::{Go, Load, LoadSummary},
     truth::{Account, Count, Record, Side},
 };
 
@@ -87,6 +88,29 @@ fn under_load_every_span_is_found_and_no_parent_is_wrong() {
     let (account, ended) = scene.judge(probe, true).unwrap();
     println!("{account}\n{}", ended.stderr);
     check(&account, &summary, RATE);
+}
+
+/// Requests a second by HTTP/2, and the calls that these make come by HTTP/2, too.
+const HTTP2_RATE: u32 = 1000;
+
+#[test]
+fn under_load_every_stream_of_http2_is_found_and_no_parent_is_wrong() {
+    for package in [Package::Standard, Package::XNet] {
+        needs_http2!(package);
+        let program = package.program(&Go::system().unwrap(), &[]).unwrap();
+        let scene = Scene::of(&program).unwrap();
+        let probe = scene.trace(&[]).unwrap();
+        let seconds = if skip::full() { 30.0 } else { 5.0 };
+        let summary = Load::start(&program, &scene.front, HTTP2_RATE, seconds, go_http2::MIX)
+            .unwrap()
+            .finish()
+            .unwrap();
+        println!("{summary:?}");
+        assert_eq!(summary.failed, 0, "{}", summary.first_error);
+        let (account, ended) = scene.judge(probe, true).unwrap();
+        println!("{account}\n{}", ended.stderr);
+        check(&account, &summary, HTTP2_RATE);
+    }
 }
 
 /// Requests a second that come by HTTP; each makes some calls by gRPC, which make others.

@@ -3,6 +3,7 @@
 //! used for stripped binaries.
 
 pub mod modules;
+mod x_net;
 
 use std::{
     collections::BTreeMap,
@@ -61,6 +62,8 @@ pub struct Options {
 enum Only {
     Go,
     Modules,
+    /// Of the modules, golang.org/x/net's own server and client
+    XNet,
 }
 
 type Offsets = BTreeMap<String, u16>;
@@ -127,11 +130,15 @@ pub fn run(options: &Options) -> Result<()> {
     let json = fs::read_to_string(&place).with_context(|| format!("read {}", place.display()))?;
     let mut table: Table =
         serde_json::from_str(&json).with_context(|| format!("read {}", place.display()))?;
-    if options.only != Some(Only::Modules) {
+    let is_asked = |part| options.only.is_none_or(|only| only == part);
+    if is_asked(Only::Go) {
         table.rows = measure_go(&releases, &skyprobe)?;
     }
-    if options.only != Some(Only::Go) {
+    if is_asked(Only::Modules) {
         table.modules = modules::measure(&releases, &skyprobe)?;
+    }
+    if is_asked(Only::Modules) || is_asked(Only::XNet) {
+        x_net::complete(&mut table.modules, &releases, &skyprobe)?;
     }
     let mut json = serde_json::to_string_pretty(&table)?;
     json.push('\n');

@@ -10,7 +10,7 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    key::{GoroutineKey, HopKey, SocketKey},
+    key::{GoroutineKey, HopKey, SocketKey, SocketStreamKey},
     limits::{CALL_STATE_BYTES, HEAD_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
     propagation::Outcome,
     target::TargetInfo,
@@ -19,7 +19,9 @@ use probe_common::{
 use super::request::{self, append, append_messages};
 use crate::{
     emit,
+    maps::{self, PREPARED, STREAM_PREPARED},
     memory::{self, GoInterface, GoString},
+    propagation::hop,
     scratch::Scratch,
 };
 
@@ -37,14 +39,14 @@ pub(crate) struct CallState {
     pub(crate) span_id: u32,
     pub(crate) parent: ParentFound,
     pub(crate) flags: u32,
-    /// An `Outcome`. While it is `NotSeen`, `hop` says where the header was laid down, or `socket` where it was
-    /// prepared.
+    /// An `Outcome`. While it is `NotSeen`, `hop` says where the header was laid down, or `socket` and `stream`
+    /// where it was prepared.
     pub(crate) outcome: u32,
     pub(crate) hop: HopKey,
     pub(crate) socket: SocketKey,
     /// What is sent of it at its end.
     pub(crate) kind: EventKind,
-    /// The stream on the socket's connection, where that has streams.
+    /// The stream on the socket's connection, where that has streams; else 0.
     pub(crate) stream: u32,
     pub(crate) method_len: u16,
     pub(crate) scheme_len: u16,
@@ -77,7 +79,7 @@ pub(crate) fn find_parent(
 ) {
     let mut key = *goroutine;
     let mut found = ParentFound::None;
-    if let Some(goid) = request::by_context(goroutine.tgid, context) {
+    if let Some(goid) = request::by_context(goroutine.tgid, context, offsets) {
         key.goid = goid;
         found = ParentFound::Context;
     }
@@ -121,8 +123,29 @@ pub(crate) fn find_parent(
 
 /// The goroutine that made the running one; Go keeps it since 1.21.
 #[inline(always)]
-fn creator(g: u64, offsets: &Offsets) -> Option<u64> {
+pub(crate) fn creator(g: u64, offsets: &Offsets) -> Option<u64> {
     memory::read(g + offsets.get(GoField::GParentGoid)?)
+}
+
+/// What became of the call's header, which the program that writes it, or the server at the other end, has noted beside
+/// it.
+#[inline(always)]
+pub(crate) fn outcome(state: &CallState) -> u32 {
+    if state.outcome != Outcome::NotSeen as u32 {
+        return state.outcome;
+    }
+    if state.hop.connection != 0 {
+        return hop::settle(state);
+    }
+    if state.stream == 0 {
+        return maps::settle(&PREPARED, &state.socket, state.owner());
+    }
+    let stream = SocketStreamKey {
+        socket: state.socket,
+        id: state.stream,
+        _pad: 0,
+    };
+    maps::settle(&STREAM_PREPARED, &stream, state.owner())
 }
 
 /// Where the error of a failed call goes in its record.
@@ -171,6 +194,7 @@ impl CallState {
             Outcome::Off as u32
         };
         self.hop = HopKey::NONE;
+        self.stream = 0;
         self.method_len = 0;
         self.scheme_len = 0;
     }

@@ -1,7 +1,9 @@
 //! Our headers among the fields of a stream, which lie as a slice of `hpack.HeaderField` where they were decoded and
 //! where they are about to be encoded.
 
+use aya_ebpf::{macros::map, maps::LruHashMap};
 use probe_common::{
+    key::StreamKey,
     limits::{CORRELATION_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES, TRACEPARENT_LEN},
     loss::LossReason,
 };
@@ -18,6 +20,14 @@ const FIELDS_MAX: u32 = 64;
 const FIELD_BYTES: u64 = 40;
 /// Fields fetched at once.
 const FIELDS_AT_ONCE: u32 = 8;
+
+/// Streams whose headers have come and that no goroutine serves yet.
+const INCOMING_MAX: u32 = 2048;
+
+/// StreamKey → our headers that came with the stream. Whoever serves it takes them out; those of streams that are never
+/// served age out.
+#[map]
+static GO_INCOMING: LruHashMap<StreamKey, Incoming> = LruHashMap::with_max_entries(INCOMING_MAX, 0);
 
 /// Our headers of a stream.
 #[repr(C, align(8))]
@@ -42,6 +52,80 @@ impl Incoming {
     pub(crate) fn is_empty(&self) -> bool {
         self.sw8_len == 0 && self.traceparent_len == 0 && self.correlation_len == 0 && self.sw8_x_len == 0
     }
+}
+
+/// Where a `MetaHeadersFrame` has its fields, and its `FrameHeader` the stream's id; not in every binary.
+pub(crate) struct FrameOffsets {
+    pub(crate) fields: Option<u64>,
+    pub(crate) stream_id: Option<u64>,
+}
+
+/// Keeps our headers that have come in the `MetaHeadersFrame` at `frame`, on `connection`.
+#[inline(always)]
+pub(crate) fn keep(connection: u64, frame: u64, tgid: u32, offsets: &FrameOffsets) {
+    let _counted = scratch::with(|scratch| {
+        let kept = keep_in(connection, frame, tgid, offsets, scratch);
+        if kept.is_none() {
+            emit::count(LossReason::HeadIncomplete);
+        }
+        kept
+    });
+}
+
+#[inline(always)]
+fn keep_in(
+    connection: u64,
+    frame: u64,
+    tgid: u32,
+    offsets: &FrameOffsets,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    let fields: GoString = memory::read(frame + offsets.fields?)?;
+    note(fields, scratch)?;
+    if scratch.incoming.is_empty() {
+        return Some(());
+    }
+    // A pointer to the embedded `HeadersFrame` comes first.
+    let headers_frame: u64 = memory::read(frame)?;
+    let id: u32 = memory::read(headers_frame + offsets.stream_id?)?;
+    let key = StreamKey { connection, tgid, id };
+    let _ages_out = GO_INCOMING.insert(&key, &scratch.incoming, 0);
+    Some(())
+}
+
+/// Gives the headers that have come with the stream to the request that begins.
+#[inline(always)]
+pub(crate) fn take(key: &StreamKey, scratch: &mut Scratch) {
+    // SAFETY: an entry is written once, before its stream is served.
+    let Some(incoming) = (unsafe { GO_INCOMING.get(key) }) else {
+        return;
+    };
+    let state = &mut scratch.request;
+    state.sw8_len = incoming.sw8_len;
+    memory::copy::<SW8_MAX>(
+        incoming.sw8.as_ptr(),
+        u32::from(incoming.sw8_len),
+        state.sw8.as_mut_ptr(),
+    );
+    state.correlation_len = incoming.correlation_len;
+    memory::copy::<CORRELATION_MAX>(
+        incoming.correlation.as_ptr(),
+        u32::from(incoming.correlation_len),
+        state.correlation.as_mut_ptr(),
+    );
+    state.sw8_x_len = incoming.sw8_x_len;
+    memory::copy::<SW8_X_MAX>(
+        incoming.sw8_x.as_ptr(),
+        u32::from(incoming.sw8_x_len),
+        state.sw8_x.as_mut_ptr(),
+    );
+    state.traceparent_len = incoming.traceparent_len;
+    memory::copy::<TRACEPARENT_BYTES>(
+        incoming.traceparent.as_ptr(),
+        u32::from(incoming.traceparent_len),
+        state.traceparent.as_mut_ptr(),
+    );
+    let _served_once = GO_INCOMING.remove(key);
 }
 
 /// Puts those of `fields` that are ours into `scratch.incoming`.

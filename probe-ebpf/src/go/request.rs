@@ -54,12 +54,16 @@ pub(crate) struct RequestState {
     pub(crate) segment_id: [u8; 16],
     /// The trace id of `traceparent`, where `traceparent_len` is not 0.
     pub(crate) w3c_trace_id: [u8; 16],
+    /// Address of the server's connection, and the stream on it, where it has streams.
+    pub(crate) connection: u64,
     /// Hash of the incoming `sw8`, or 0.
     pub(crate) sw8_hash: u64,
     pub(crate) request_bytes: i64,
     pub(crate) flags: u32,
     /// The id of the next span of this segment.
     pub(crate) next_span: u32,
+    pub(crate) stream: u32,
+    _pad: u32,
     /// Where in `sw8` the trace id stands, in base64.
     pub(crate) sw8_trace_at: u16,
     pub(crate) sw8_trace_len: u16,
@@ -105,9 +109,12 @@ pub(crate) fn open(goroutine: &GoroutineKey) -> Option<&'static mut RequestState
         .map(|state| unsafe { &mut *state })
 }
 
+/// Where Go's heap begins, in units of four gigabytes.
+const GO_HEAP: u64 = 0xc0;
+
 /// The open request whose context is among `context` and those it derives from.
 #[inline(always)]
-pub(crate) fn by_context(tgid: u32, context: u64) -> Option<u64> {
+pub(crate) fn by_context(tgid: u32, context: u64, offsets: &Offsets) -> Option<u64> {
     let mut key = PointerKey {
         pointer: context,
         tgid,
@@ -123,7 +130,13 @@ pub(crate) fn by_context(tgid: u32, context: u64) -> Option<u64> {
             return Some(*goid);
         }
         // Go's own contexts begin with the interface they derive from; its data is the second word.
-        key.pointer = memory::read(key.pointer + 8)?;
+        let [first, second]: [u64; 2] = memory::read(key.pointer)?;
+        key.pointer = second;
+        // But in Go 1.20 one with a deadline begins with a pointer to such a context, which is on the heap, where no
+        // interface's table is.
+        if first >> 32 == GO_HEAP && offsets.get(GoField::GParentGoid).is_none() {
+            key.pointer = memory::read(first + 8)?;
+        }
         depth += 1;
     }
     None
@@ -379,6 +392,8 @@ impl RequestState {
             0
         };
         self.next_span = 1;
+        self.connection = 0;
+        self.stream = 0;
         self.request_bytes = -1;
         self.method_len = 0;
         self.host_len = 0;

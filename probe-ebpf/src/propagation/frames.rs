@@ -21,8 +21,10 @@ use probe_common::{
 use super::socket::{data, data_end, fill, key};
 use crate::{
     emit,
+    go::call::CallState,
     log::kernel_log,
-    maps::{FRAME_HEADER_ROOM, FRAMED, Framed, STREAM_PREPARED},
+    maps::{self, FRAME_HEADER_ROOM, FRAMED, Framed, STREAM_PREPARED},
+    scratch::Scratch,
 };
 
 /// Frames looked at in one run; then the program calls itself, which the kernel allows 33 times.
@@ -54,6 +56,28 @@ const HAS_PRIORITY: u8 = 0x20;
 /// Index 0: `socket_frames`, which the loader puts there.
 #[map]
 static FRAME_PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Leaves the fields that `scratch` has prepared for the call's stream, which is about to be written.
+#[inline(always)]
+pub(crate) fn announce(state: &mut CallState, scratch: &mut Scratch) -> Option<()> {
+    let socket = state.socket;
+    let stream = SocketStreamKey {
+        socket,
+        id: state.stream,
+        _pad: 0,
+    };
+    if maps::offer(&STREAM_PREPARED, &stream, state.owner(), &mut scratch.prepared).is_err() {
+        return None;
+    }
+    state.outcome = Outcome::NotSeen as u32;
+    if let Some(framed) = FRAMED.get_ptr_mut(&socket) {
+        // SAFETY: one goroutine at a time writes headers to a connection.
+        unsafe { (*framed).pending += 1 };
+    } else {
+        let _ages_out = FRAMED.insert(&socket, &Framed::new(), 0);
+    }
+    Some(())
+}
 
 /// Hands the message over to `socket_frames`. Comes back only if that is not possible.
 #[inline(always)]

@@ -24,7 +24,7 @@ pub enum OffsetSource {
         module: Option<&'static str>,
         release: &'static str,
     },
-    /// The field came with a later version.
+    /// The field came with a later version, or went with an earlier one.
     NotYet,
     /// Neither has it.
     Unknown,
@@ -39,6 +39,21 @@ pub const fn since(field: GoField) -> Option<GoVersion> {
     match field {
         GoField::GParentGoid => Some(GoVersion::new(21, 0)),
         GoField::RequestPattern => Some(GoVersion::new(23, 0)),
+        GoField::MapDirectory | GoField::MapDirectoryLen | GoField::MapTableGroups => {
+            Some(GoVersion::new(24, 0))
+        }
+        _ => None,
+    }
+}
+
+/// The first Go without the field, where it is not in the newest.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most fields are in the newest Go that is read"
+)]
+pub const fn before(field: GoField) -> Option<GoVersion> {
+    match field {
+        GoField::HmapB | GoField::HmapBuckets => Some(GoVersion::new(24, 0)),
         _ => None,
     }
 }
@@ -57,10 +72,42 @@ pub const fn since_module(field: GoField) -> Option<(u64, u64)> {
     }
 }
 
+/// The first minor version of the field's module in which it was measured, where that is not the oldest measured: older
+/// ones may have it elsewhere.
+pub const fn measured_since(field: GoField) -> Option<(u64, u64)> {
+    // Before its first release golang.org/x/net was measured as far as grpc-go hands it on.
+    if matches!(field, GoField::XHttp2ServerConn)
+        || field as u8 >= GoField::XHttp2WriterState as u8
+            && field as u8 <= GoField::XHttp2ClientTlsState as u8
+    {
+        Some((0, 1))
+    } else {
+        None
+    }
+}
+
 /// The field's full name, such as `net/http.Request.Method`.
 pub fn name(field: GoField) -> String {
     let (package, strukt, field) = field.path();
     format!("{package}.{strukt}.{field}")
+}
+
+/// Where HTTP/2 of the standard library stands since Go 1.27.
+const HTTP2: &str = "net/http/internal/http2";
+
+/// The struct's full name and the field's own, as a program of this Go has them in its DWARF.
+///
+/// Before Go 1.27 the names of that package stood in `net/http` behind `http2`, and it took and gave `http.Request`s.
+fn spelled(field: GoField, version: GoVersion) -> (String, &'static str) {
+    let (package, strukt, field) = field.path();
+    if package != HTTP2 || version >= GoVersion::new(27, 0) {
+        return (format!("{package}.{strukt}"), field);
+    }
+    if matches!(strukt, "ServerRequest" | "ClientRequest") {
+        let field = if field == "Context" { "ctx" } else { field };
+        return ("net/http.Request".to_owned(), field);
+    }
+    (format!("net/http.http2{strukt}"), field)
 }
 
 /// Why the table has no answer.
@@ -130,10 +177,7 @@ impl StructOffsets {
     pub fn find(binary: &GoBinary, asked: &[GoField]) -> Self {
         let structs: Vec<(String, &str)> = GoField::ALL
             .iter()
-            .map(|field| {
-                let (package, strukt, field) = field.path();
-                (format!("{package}.{strukt}"), field)
-            })
+            .map(|field| spelled(*field, binary.go_version))
             .collect();
         let names: Vec<dwarf::FieldName<'_>> = structs
             .iter()
@@ -177,7 +221,9 @@ impl StructOffsets {
 /// What the table says of a field of Go's own.
 fn by_go(binary: &GoBinary, field: GoField) -> (Option<u16>, OffsetSource) {
     let version = binary.go_version;
-    if since(field).is_some_and(|since| version < since) {
+    let too_old = since(field).is_some_and(|since| version < since);
+    let too_new = before(field).is_some_and(|before| version >= before);
+    if too_old || too_new {
         return (None, OffsetSource::NotYet);
     }
     let found = table::measured(version).and_then(|row| {

@@ -7,6 +7,7 @@
 
 mod code;
 mod result;
+mod returned;
 mod success;
 
 use std::collections::HashMap;
@@ -31,6 +32,8 @@ const STACKGUARD0: u64 = 16;
 pub enum SiteKind {
     /// Once at each call, with the arguments in their registers.
     StackCheck,
+    /// The same, of a function that is known by its call of `callee`: a literal's name is but a number.
+    Calling { callee: &'static str },
     /// Where the function decides that its call of `callee` has succeeded, with that call's results in their
     /// registers. Nowhere, if that place cannot be told, or spares nothing.
     Success { callee: &'static str },
@@ -39,8 +42,17 @@ pub enum SiteKind {
     /// Where the function decides on the error that its one call of `callee` has returned, once for each call that
     /// succeeds, with its own receiver in the stack (see [`receiver_at`]).
     Result { callee: &'static str },
-    /// At each return, but for those that only [`Success`](Self::Success) leads to.
+    /// The branch of `Transport.roundTrip` on what another protocol's round tripper has answered, with the results in
+    /// their registers. Nowhere, if that place cannot be told, or spares nothing.
+    Alternative,
+    /// At each return, but for those that only [`Success`](Self::Success) or [`Alternative`](Self::Alternative) leads
+    /// to.
     Returns { but_success_of: &'static str },
+    /// The branch on the error that is returned if it is nil, with the result in its register. Nowhere, if that place
+    /// cannot be told, or spares nothing.
+    NilReturned,
+    /// At each return, but for the one that [`NilReturned`](Self::NilReturned) leads to.
+    ErrorReturns,
     /// At each return.
     EachReturn,
 }
@@ -51,14 +63,24 @@ impl SiteKind {
     /// The other function that has to be known.
     pub fn callee(self) -> Option<&'static str> {
         match self {
-            Self::StackCheck | Self::EachReturn => None,
+            Self::StackCheck
+            | Self::Alternative
+            | Self::NilReturned
+            | Self::ErrorReturns
+            | Self::EachReturn => None,
             Self::Success { callee }
+            | Self::Calling { callee }
             | Self::AfterCall { callee, .. }
             | Self::Result { callee }
             | Self::Returns {
                 but_success_of: callee,
             } => Some(callee),
         }
+    }
+
+    /// Where it has no place, the function's returns say the same.
+    pub fn is_spared_by_returns(self) -> bool {
+        matches!(self, Self::Success { .. } | Self::Alternative | Self::NilReturned)
     }
 }
 
@@ -94,6 +116,8 @@ pub enum SiteError {
     NotUnderstood(u64),
     #[error("the branch on the error of the call within it was not found")]
     NoBranch,
+    #[error("it does not call the function that tells it from others")]
+    NoCall,
     #[error("the function never returns")]
     NoReturn,
 }
@@ -109,10 +133,19 @@ pub fn find(
     let success = || callee.and_then(|callee| success::find(body, callee));
     match (architecture, kind) {
         (Architecture::Amd64, SiteKind::StackCheck) => amd64_entry(body).map(|spot| vec![spot]),
-        (Architecture::Amd64, SiteKind::Success { .. }) => Ok(success()
-            .map(|success| amd64_branch(success.at))
-            .into_iter()
-            .collect()),
+        (Architecture::Amd64, SiteKind::Calling { .. }) => {
+            let calls = callee.is_some_and(|callee| amd64_calls(body, callee));
+            amd64_entry(body).and_then(|spot| {
+                if calls {
+                    Ok(vec![spot])
+                } else {
+                    Err(SiteError::NoCall)
+                }
+            })
+        }
+        (Architecture::Amd64, SiteKind::Success { .. }) => Ok(branches(success())),
+        (Architecture::Amd64, SiteKind::Alternative) => Ok(branches(returned::alternative(body))),
+        (Architecture::Amd64, SiteKind::NilReturned) => Ok(branches(returned::nil(body))),
         (Architecture::Amd64, SiteKind::AfterCall { error, .. }) => {
             let at = callee.and_then(|callee| success::branch(body, callee, error));
             Ok(vec![amd64_branch(at.ok_or(SiteError::NoBranch)?)])
@@ -124,21 +157,31 @@ pub fn find(
             Ok(spots.into_iter().map(amd64_branch).collect())
         }
         (Architecture::Amd64, SiteKind::Returns { .. }) => {
-            let spared = success().map(|success| success.returns).unwrap_or_default();
-            let spots = amd64_returns(body)?;
-            Ok(spots
-                .into_iter()
-                .filter(|spot| !spared.contains(&spot.at))
-                .collect())
+            amd64_returns_but(body, success().into_iter().chain(returned::alternative(body)))
         }
+        (Architecture::Amd64, SiteKind::ErrorReturns) => amd64_returns_but(body, returned::nil(body)),
         (Architecture::Amd64, SiteKind::EachReturn) => amd64_returns(body),
         (Architecture::Arm64, SiteKind::StackCheck) => arm64_entry(body).map(|spot| vec![spot]),
+        (Architecture::Arm64, SiteKind::Calling { .. }) => {
+            let calls = callee.is_some_and(|callee| arm64_calls(body, callee));
+            arm64_entry(body).and_then(|spot| {
+                if calls {
+                    Ok(vec![spot])
+                } else {
+                    Err(SiteError::NoCall)
+                }
+            })
+        }
         // Returns are simulated there: nothing to spare.
-        (Architecture::Arm64, SiteKind::Success { .. }) => Ok(Vec::new()),
+        (Architecture::Arm64, SiteKind::Success { .. } | SiteKind::Alternative | SiteKind::NilReturned) => {
+            Ok(Vec::new())
+        }
         (Architecture::Arm64, SiteKind::AfterCall { .. } | SiteKind::Result { .. }) => {
             Err(SiteError::NoBranch)
         }
-        (Architecture::Arm64, SiteKind::Returns { .. } | SiteKind::EachReturn) => arm64_returns(body),
+        (Architecture::Arm64, SiteKind::Returns { .. } | SiteKind::ErrorReturns | SiteKind::EachReturn) => {
+            arm64_returns(body)
+        }
     }
 }
 
@@ -157,6 +200,31 @@ fn amd64_branch(at: u64) -> Spot {
         place: Place::Success,
         emulated: true,
     }
+}
+
+fn branches(decided: Option<success::Success>) -> Vec<Spot> {
+    decided
+        .map(|decided| amd64_branch(decided.at))
+        .into_iter()
+        .collect()
+}
+
+/// The returns that none of these spares.
+fn amd64_returns_but(
+    body: &[u8],
+    decided: impl IntoIterator<Item = success::Success>,
+) -> Result<Vec<Spot>, SiteError> {
+    let spared: Vec<u64> = decided.into_iter().flat_map(|decided| decided.returns).collect();
+    let mut spots = amd64_returns(body)?;
+    spots.retain(|spot| !spared.contains(&spot.at));
+    Ok(spots)
+}
+
+/// Whether the body calls what begins at this distance from its first byte.
+fn amd64_calls(body: &[u8], callee: u64) -> bool {
+    decoder(body).into_iter().any(|instruction| {
+        instruction.flow_control() == FlowControl::Call && instruction.near_branch_target() == callee
+    })
 }
 
 fn decoder(body: &[u8]) -> Decoder<'_> {
@@ -302,6 +370,15 @@ fn arm64_emulated(word: u32) -> bool {
     let on_zero = word & 0x7e00_0000 == 0x3400_0000;
     let on_bit = word & 0x7e00_0000 == 0x3600_0000;
     branch || conditional || on_zero || on_bit || word == 0xd503_201f
+}
+
+/// Whether a `bl` leads to what begins at this distance from the first byte.
+fn arm64_calls(body: &[u8], callee: u64) -> bool {
+    arm64_words(body).any(|(at, word)| {
+        // A distance in words, of 26 bits with its sign.
+        let distance = i64::from((word << 6).cast_signed() >> 6) * 4;
+        word >> 26 == 0b10_0101 && at.wrapping_add_signed(distance) == callee
+    })
 }
 
 fn arm64_returns(body: &[u8]) -> Result<Vec<Spot>, SiteError> {
@@ -535,6 +612,27 @@ mod tests {
             find(Architecture::Amd64, RETURNS, &[0x90, 6], None),
             Err(SiteError::NotUnderstood(1))
         );
+    }
+
+    #[test]
+    fn a_literal_is_known_by_whom_it_calls() {
+        // cmp rsp, [r14+16]; jbe +5; call +0x100; ret
+        let body = [
+            0x49, 0x3b, 0x66, 0x10, 0x76, 0x05, 0xe8, 0x00, 0x01, 0x00, 0x00, 0xc3,
+        ];
+        let calling = SiteKind::Calling { callee: "f" };
+        let find = |callee| find(Architecture::Amd64, calling, &body, callee);
+        assert_eq!(find(Some(0x10b)).unwrap()[0].at, 4);
+        for other in [Some(0x10c), None] {
+            assert_eq!(find(other), Err(SiteError::NoCall));
+        }
+        // nop; bl back by 8 bytes.
+        let body: Vec<u8> = [0xd503_201f_u32, 0x97ff_fffe]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        assert!(arm64_calls(&body, 4_u64.wrapping_sub(8)));
+        assert!(!arm64_calls(&body, 4));
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use probe_common::event::go::net_http::{
-    REQUEST_CLIENT_GONE, REQUEST_HEAD_INCOMPLETE, REQUEST_PATH_TRUNCATED, REQUEST_SW8_CONTINUED,
-    REQUEST_SW8_MALFORMED, REQUEST_TLS, RequestEnd,
+use probe_common::event::{
+    EventKind,
+    go::net_http::{
+        REQUEST_CLIENT_GONE, REQUEST_HEAD_INCOMPLETE, REQUEST_PATH_TRUNCATED, REQUEST_SW8_CONTINUED,
+        REQUEST_SW8_MALFORMED, REQUEST_TLS, RequestEnd,
+    },
 };
 
 use super::{
@@ -91,10 +94,12 @@ pub(super) fn entry(request: &Request<'_>, operation: Arc<str>, clock: Clock, de
     };
     match fixed.end {
         RequestEnd::Panicked => {
-            error(
-                "panic",
-                "the handler panicked or ended its goroutine, and the connection was closed",
-            );
+            let lost = if fixed.header.kind == EventKind::GoHttp2Request {
+                "the handler panicked or ended its goroutine, and the stream was reset"
+            } else {
+                "the handler panicked or ended its goroutine, and the connection was closed"
+            };
+            error("panic", lost);
         }
         RequestEnd::Missed => {
             error(

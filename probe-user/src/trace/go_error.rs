@@ -115,6 +115,18 @@ impl Reader<'_> {
             "http.nothingWrittenError" | "*http.nothingWrittenError" => {
                 Some(self.wrapped(place, "sending", Place::InFirstWords))
             }
+            // A stream or the last one, and behind it the code.
+            "http.http2StreamError" | "http2.StreamError" => {
+                Some(format!("the stream was reset: {}", http2_code(value.word >> 32)))
+            }
+            "http.http2GoAwayError" | "http2.GoAwayError" => Some(format!(
+                "the server closes the connection: {}",
+                http2_code(value.word >> 32)
+            )),
+            "http.http2ConnectionError" | "http2.ConnectionError" => Some(format!(
+                "the connection failed: {}",
+                http2_code(value.word & u64::from(u32::MAX))
+            )),
             "*tls.permanentError" => Some(self.wrapped(place, "TLS", Place::InFirstWords)),
             _ => None,
         };
@@ -168,6 +180,28 @@ fn errno(number: u64) -> String {
         _ => return format!("errno {number}"),
     };
     text.to_owned()
+}
+
+/// The name of an error code of HTTP/2.
+fn http2_code(code: u64) -> String {
+    const NAMES: [&str; 14] = [
+        "NO_ERROR",
+        "PROTOCOL_ERROR",
+        "INTERNAL_ERROR",
+        "FLOW_CONTROL_ERROR",
+        "SETTINGS_TIMEOUT",
+        "STREAM_CLOSED",
+        "FRAME_SIZE_ERROR",
+        "REFUSED_STREAM",
+        "CANCEL",
+        "COMPRESSION_ERROR",
+        "CONNECT_ERROR",
+        "ENHANCE_YOUR_CALM",
+        "INADEQUATE_SECURITY",
+        "HTTP_1_1_REQUIRED",
+    ];
+    let name = usize::try_from(code).ok().and_then(|code| NAMES.get(code));
+    name.map_or_else(|| format!("code {code}"), |name| (*name).to_owned())
 }
 
 /// TLS's alerts. The value is one byte.
@@ -306,6 +340,28 @@ mod tests {
             "http.nothingWrittenError",
             "sending: write failed",
         );
+    }
+
+    #[test]
+    fn errors_of_http2_have_a_code_behind_the_stream() {
+        let stream_7_internal_error = (2_u64 << 32) | 7;
+        let error = |kind: &str| format!(r#"[{{"type":"{kind}","word":{stream_7_internal_error}}}]"#);
+        for kind in ["http.http2StreamError", "http2.StreamError"] {
+            check(&error(kind), kind, "the stream was reset: INTERNAL_ERROR");
+        }
+        let goaway = "http2.GoAwayError";
+        check(
+            &error(goaway),
+            goaway,
+            "the server closes the connection: INTERNAL_ERROR",
+        );
+        let connection = "http2.ConnectionError";
+        check(
+            &error(connection),
+            connection,
+            "the connection failed: REFUSED_STREAM",
+        );
+        assert_eq!(http2_code(14), "code 14");
     }
 
     #[test]

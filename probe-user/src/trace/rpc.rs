@@ -23,7 +23,9 @@ pub(super) const fn is_rpc(kind: EventKind) -> bool {
         EventKind::ProcessExec
         | EventKind::ProcessExit
         | EventKind::GoNetHttpRequest
-        | EventKind::GoNetHttpCall => false,
+        | EventKind::GoNetHttpCall
+        | EventKind::GoHttp2Request
+        | EventKind::GoHttp2Call => false,
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
-use super::{Inspected, MINORS, Offsets, Row, check_hooks, inspect, measure_minor};
+use super::{Inspected, MINORS, Offsets, Row, check_hooks, inspect, measure_minor, x_net};
 use crate::{
     go::{self, Go},
     process::{check, read},
@@ -20,7 +20,7 @@ use crate::{
 
 const GRPC: &str = "google.golang.org/grpc";
 /// The modules whose structs it hands to us.
-const UNDER: [&str; 2] = ["golang.org/x/net", "google.golang.org/genproto/googleapis/rpc"];
+const UNDER: [&str; 2] = [x_net::MODULE, "google.golang.org/genproto/googleapis/rpc"];
 
 /// The oldest minor version that is measured.
 const OLDEST: u32 = 37;
@@ -53,21 +53,21 @@ func main() {
 
 const FLAGS: &str = "-buildvcs=false -mod=mod";
 
-/// A small program with a server and a client of grpc-go `version`, in a folder of its own.
+/// A small program with a module's server and client, in a folder of its own.
 pub struct Program {
     folder: TempDir,
+    module: &'static str,
 }
 
 impl Program {
+    /// With grpc-go's of this version.
     pub fn new(go: &Go, version: &str) -> Result<Self> {
-        let program = Self::empty(go, version)?;
-        fs::write(program.folder.path().join("main.go"), PROGRAM)?;
-        Ok(program)
+        Self::with(PROGRAM, go, GRPC, version)
     }
 
     /// The same of other sources, all files of a folder that has no `go.mod`.
     pub fn of(sources: &Path, go: &Go, version: &str) -> Result<Self> {
-        let program = Self::empty(go, version)?;
+        let program = Self::empty(go, GRPC, version)?;
         for entry in fs::read_dir(sources).with_context(|| format!("read {}", sources.display()))? {
             let entry = entry?;
             fs::copy(entry.path(), program.folder.path().join(entry.file_name()))?;
@@ -75,7 +75,14 @@ impl Program {
         Ok(program)
     }
 
-    fn empty(go: &Go, version: &str) -> Result<Self> {
+    /// With this source, and a module of this version.
+    pub(super) fn with(source: &str, go: &Go, module: &'static str, version: &str) -> Result<Self> {
+        let program = Self::empty(go, module, version)?;
+        fs::write(program.folder.path().join("main.go"), source)?;
+        Ok(program)
+    }
+
+    fn empty(go: &Go, module: &'static str, version: &str) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a temporary directory")?;
         // Go 1.21 and later want the patch release, too, if a module that is used names one.
         let (minor, _) = go::numbers(&go.version).context("a Go release without numbers")?;
@@ -84,14 +91,14 @@ impl Program {
         } else {
             go.version.clone()
         };
-        let module = format!("module example/rpc\n\ngo {language}\n\nrequire {GRPC} {version}\n");
-        fs::write(folder.path().join("go.mod"), module)?;
-        Ok(Self { folder })
+        let lines = format!("module example/measured\n\ngo {language}\n\nrequire {module} {version}\n");
+        fs::write(folder.path().join("go.mod"), lines)?;
+        Ok(Self { folder, module })
     }
 
-    /// Gets grpc-go, where it is not here already.
+    /// Gets the module, where it is not here already.
     pub fn fetch(&self, go: &Go) -> Result<()> {
-        check(self.go(go).args(["mod", "download", GRPC]))
+        check(self.go(go).args(["mod", "download", self.module]))
     }
 
     /// Builds it, and says where it is.
@@ -116,21 +123,30 @@ impl Program {
         command
     }
 
-    /// The minor version of the oldest Go that grpc-go wants, as far as we know such a Go.
+    /// The minor version of the oldest Go that the module wants, as far as we know such a Go.
     pub fn oldest_go(&self, go: &Go) -> Result<u32> {
-        let wanted = read(self.go(go).args(["list", "-m", "-f", "{{.GoVersion}}", GRPC]));
-        let wanted = wanted.context("ask which Go grpc-go wants")?;
-        let (minor, _) = go::numbers(wanted.trim()).context("grpc-go does not say which Go it wants")?;
+        let wanted = read(
+            self.go(go)
+                .args(["list", "-m", "-f", "{{.GoVersion}}", self.module]),
+        );
+        let wanted = wanted.with_context(|| format!("ask which Go {} wants", self.module))?;
+        // One that does not say is as old as modules.
+        let minor = go::numbers(wanted.trim()).map_or(0, |(minor, _)| minor);
         Ok(minor.max(*MINORS.start()))
     }
 }
 
-/// The rows of each module.
-pub(super) fn measure(releases: &[String], skyprobe: &Path) -> Result<BTreeMap<String, Vec<Row>>> {
+/// The newest Go that is measured.
+pub(super) fn newest_go(releases: &[String]) -> Result<Go> {
     let newest = releases
         .iter()
         .rfind(|release| go::numbers(release).is_some_and(|(minor, _)| MINORS.contains(&minor)));
-    let go = go::go_command(newest.context("no Go release can be had")?)?;
+    go::go_command(newest.context("no Go release can be had")?)
+}
+
+/// The rows of each module; of x/net without its own server and client.
+pub(super) fn measure(releases: &[String], skyprobe: &Path) -> Result<BTreeMap<String, Vec<Row>>> {
+    let go = newest_go(releases)?;
     let list = go::versions(GRPC)?;
     let versions = parse_versions(&list);
     let mut measuring = Measuring {
@@ -231,7 +247,8 @@ fn by_module(inspected: &Inspected) -> Result<BTreeMap<(String, String), Offsets
         holding.max_by_key(|module| module.path.len())
     };
     let mut found: BTreeMap<_, Offsets> = BTreeMap::new();
-    for (field, offset) in inspected.offsets(|field| module_of(field).is_some())? {
+    let is_here = |field: &str| module_of(field).is_some() && !x_net::is_own(field);
+    for (field, offset) in inspected.offsets(is_here)? {
         let module = module_of(&field).context("a field without a module")?;
         let version = module
             .version
@@ -246,7 +263,7 @@ fn by_module(inspected: &Inspected) -> Result<BTreeMap<(String, String), Offsets
 }
 
 /// Adds a row that follows the others, to the last of them if nothing has changed.
-fn join(rows: &mut Vec<Row>, mut row: Row) {
+pub(super) fn join(rows: &mut Vec<Row>, mut row: Row) {
     match rows.last_mut().filter(|last| last.offsets == row.offsets) {
         Some(last) => last.measured.append(&mut row.measured),
         None => rows.push(row),
@@ -269,7 +286,7 @@ fn minor(version: &str) -> Option<u32> {
 
 /// A version of a module under grpc-go: a release, or a commit by its time.
 #[derive(Debug, PartialEq, Eq)]
-struct Version(String);
+pub(super) struct Version(pub(super) String);
 
 impl Version {
     /// Releases are later than the commits that lead to them.

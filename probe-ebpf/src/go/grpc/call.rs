@@ -16,7 +16,7 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    key::{GoroutineKey, HopKey, PointerKey, SocketStreamKey},
+    key::{GoroutineKey, HopKey, PointerKey},
     limits::{HOST_MAX, OPEN_REQUESTS_MAX, PATH_MAX},
     loss::LossReason,
     propagation::Outcome,
@@ -28,14 +28,13 @@ use crate::{
     emit,
     go::{
         self, Hit, Registers,
-        call::{CallState, emit_call, find_parent, snapshot, snapshot_value},
+        call::{CallState, emit_call, find_parent, outcome, snapshot, snapshot_value},
         connection::socket,
         header_fields,
     },
     log::kernel_log,
-    maps::{self, FRAMED, Framed, STREAM_PREPARED},
     memory::{self, GoInterface, GoString},
-    propagation::{header, hop},
+    propagation::{frames, header, hop},
     scratch::{self, Scratch},
 };
 
@@ -234,24 +233,9 @@ fn prepare(
         state.outcome = Outcome::TooLong as u32;
         return emit::lose(LossReason::PropagationTooLong);
     }
-    let stream = SocketStreamKey {
-        socket,
-        id: stream,
-        _pad: 0,
-    };
-    if maps::offer(&STREAM_PREPARED, &stream, state.owner(), &mut scratch.prepared).is_err() {
-        return None;
-    }
     state.socket = socket;
-    state.stream = stream.id;
-    state.outcome = Outcome::NotSeen as u32;
-    if let Some(framed) = FRAMED.get_ptr_mut(&socket) {
-        // SAFETY: this goroutine alone writes the connection.
-        unsafe { (*framed).pending += 1 };
-    } else {
-        let _ages_out = FRAMED.insert(&socket, &Framed::new(), 0);
-    }
-    Some(())
+    state.stream = stream;
+    frames::announce(state, scratch)
 }
 
 /// The connection that the writer writes to.
@@ -261,23 +245,6 @@ fn connection(writer: u64, offsets: &Offsets) -> Option<u64> {
     let buffer: u64 = memory::read(framer + offsets.get(GoField::GrpcFramerWriter)?)?;
     let conn: GoInterface = memory::read(buffer + offsets.get(GoField::GrpcBufWriterConn)?)?;
     Some(conn.data)
-}
-
-/// What became of the call's header, which `socket_frames`, or the server at the other end, has noted beside it.
-#[inline(always)]
-fn outcome(state: &CallState) -> u32 {
-    if state.outcome != Outcome::NotSeen as u32 {
-        return state.outcome;
-    }
-    if state.hop.connection != 0 {
-        return hop::settle(state);
-    }
-    let stream = SocketStreamKey {
-        socket: state.socket,
-        id: state.stream,
-        _pad: 0,
-    };
-    maps::settle(&STREAM_PREPARED, &stream, state.owner())
 }
 
 /// A call is over.

@@ -16,8 +16,8 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    key::{PointerKey, StreamKey},
-    limits::{CORRELATION_MAX, PATH_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES},
+    key::{GoroutineKey, PointerKey, StreamKey},
+    limits::{OPEN_REQUESTS_MAX, PATH_MAX, REQUEST_STATE_BYTES},
     loss::LossReason,
     target::{TARGET_COUNTS_SERVED, TargetInfo},
 };
@@ -27,20 +27,13 @@ use crate::{
     emit,
     go::{
         self, Hit, Registers, connection,
-        header_fields::{self, Incoming},
+        header_fields::{self, FrameOffsets},
         request::{close, continue_trace, emit_request, join, open, store},
     },
     log::kernel_log,
-    memory::{self, GoInterface, GoString},
+    memory::{self, GoInterface},
     scratch::{self, Scratch},
 };
-
-/// Streams whose headers have come and that no goroutine serves yet.
-const INCOMING_MAX: u32 = 2048;
-/// StreamKey → our headers that came with the stream. `go_grpc_handle_stream` takes them out; those of streams that
-/// are never served age out.
-#[map]
-static GRPC_INCOMING: LruHashMap<StreamKey, Incoming> = LruHashMap::with_max_entries(INCOMING_MAX, 0);
 
 /// A stream's headers have come, from grpc-go 1.60 on.
 ///
@@ -69,37 +62,61 @@ fn headers(ctx: &ProbeContext, frame: u64) {
     else {
         return;
     };
-    let _counted = scratch::with(|scratch| {
-        let noted = note_headers(registers.word::<1>(), frame, tgid, &target.offsets, scratch);
-        if noted.is_none() {
-            emit::count(LossReason::HeadIncomplete);
-        }
-        noted
-    });
+    let offsets = FrameOffsets {
+        fields: target.offsets.get(GoField::MetaHeadersFrameFields),
+        stream_id: target.offsets.get(GoField::FrameHeaderStreamId),
+    };
+    header_fields::keep(registers.word::<1>(), frame, tgid, &offsets);
 }
 
-#[inline(always)]
-fn note_headers(
-    transport: u64,
-    frame: u64,
-    tgid: u32,
-    offsets: &Offsets,
-    scratch: &mut Scratch,
-) -> Option<()> {
-    let fields: GoString = memory::read(frame + offsets.get(GoField::MetaHeadersFrameFields)?)?;
-    header_fields::note(fields, scratch)?;
-    if scratch.incoming.is_empty() {
-        return Some(());
-    }
-    // A pointer to the embedded `HeadersFrame` comes first.
-    let headers_frame: u64 = memory::read(frame)?;
-    let id: u32 = memory::read(headers_frame + offsets.get(GoField::FrameHeaderStreamId)?)?;
-    let key = StreamKey {
-        connection: transport,
+/// Address of a `serverHandlerTransport` → the goroutine of the request that it stands for. What is never served ages
+/// out.
+#[map]
+static GRPC_HANDLED: LruHashMap<PointerKey, u64> = LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+
+/// A request of `net/http` turns out to be a call of gRPC.
+///
+/// `func (ht *serverHandlerTransport) HandleStreams(...)`: word 1 the transport. On the goroutine of the request; the
+/// call is served on another one.
+#[uprobe]
+pub(crate) fn go_grpc_handler_streams(ctx: ProbeContext) -> u32 {
+    let Some(Hit {
+        registers,
         tgid,
-        id,
+        target,
+    }) = go::entered(&ctx)
+    else {
+        return 0;
     };
-    let _ages_out = GRPC_INCOMING.insert(&key, &scratch.incoming, 0);
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        emit::count(LossReason::ReadFault);
+        return 0;
+    };
+    let transport = key(registers.word::<1>(), tgid);
+    let _ages_out = GRPC_HANDLED.insert(&transport, &goroutine.goid, 0);
+    0
+}
+
+/// Makes the request of `net/http` that `transport` stands for the call of gRPC that begins: there is one Entry span, of
+/// the call, with the request's beginning and headers and the calls that have been made for it. Nothing if there is none.
+#[inline(always)]
+fn take_over(transport: u64, tgid: u32, stream: u64, scratch: &mut Scratch) -> Option<()> {
+    let transport = key(transport, tgid);
+    // SAFETY: a plain number.
+    let goid = *unsafe { GRPC_HANDLED.get(&transport) }?;
+    let _served_once = GRPC_HANDLED.remove(&transport);
+    let goroutine = GoroutineKey { goid, tgid, _pad: 0 };
+    let request = open(&goroutine)?;
+    let to = (&raw mut scratch.request).cast::<u8>();
+    memory::copy::<REQUEST_STATE_BYTES>((&raw const *request).cast(), REQUEST_STATE_BYTES as u32, to);
+    close(request, &goroutine);
+    let state = &mut scratch.request;
+    state.kind = EventKind::GoGrpcRequest;
+    state.response = stream;
+    state.request = 0;
+    state.request_bytes = -1;
+    state.method_len = 0;
+    state.host_len = 0;
     Some(())
 }
 
@@ -128,49 +145,27 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         return emit::lose(LossReason::ReadFault);
     };
     let stream = registers.word::<4>();
-    let state = &mut scratch.request;
-    state.begin(EventKind::GoGrpcRequest, stream, 0, &scratch.window, target);
+    let transport = registers.word::<3>();
+    let is_new = take_over(transport, tgid, stream, scratch).is_none();
+    if is_new {
+        let state = &mut scratch.request;
+        state.begin(EventKind::GoGrpcRequest, stream, 0, &scratch.window, target);
+    }
     let Some(id) = read_stream(stream, offsets, scratch) else {
         return emit::lose(LossReason::ReadFault);
     };
-    let key = StreamKey {
-        connection: registers.word::<3>(),
-        tgid,
-        id,
-    };
-    // SAFETY: an entry is written once, before its stream is served.
-    if let Some(incoming) = unsafe { GRPC_INCOMING.get(&key) } {
-        let state = &mut scratch.request;
-        state.sw8_len = incoming.sw8_len;
-        memory::copy::<SW8_MAX>(
-            incoming.sw8.as_ptr(),
-            u32::from(incoming.sw8_len),
-            state.sw8.as_mut_ptr(),
-        );
-        state.correlation_len = incoming.correlation_len;
-        memory::copy::<CORRELATION_MAX>(
-            incoming.correlation.as_ptr(),
-            u32::from(incoming.correlation_len),
-            state.correlation.as_mut_ptr(),
-        );
-        state.sw8_x_len = incoming.sw8_x_len;
-        memory::copy::<SW8_X_MAX>(
-            incoming.sw8_x.as_ptr(),
-            u32::from(incoming.sw8_x_len),
-            state.sw8_x.as_mut_ptr(),
-        );
-        state.traceparent_len = incoming.traceparent_len;
-        memory::copy::<TRACEPARENT_BYTES>(
-            incoming.traceparent.as_ptr(),
-            u32::from(incoming.traceparent_len),
-            state.traceparent.as_mut_ptr(),
-        );
-        let _served_once = GRPC_INCOMING.remove(&key);
+    if is_new {
+        let key = StreamKey {
+            connection: transport,
+            tgid,
+            id,
+        };
+        header_fields::take(&key, scratch);
+        if scratch.request.sw8_len == 0 {
+            let _by_a_stranger = join_stream(&key, target, scratch);
+        }
+        continue_trace(scratch);
     }
-    if scratch.request.sw8_len == 0 {
-        let _by_a_stranger = join_stream(&key, target, scratch);
-    }
-    continue_trace(scratch);
     kernel_log!("stream {} begins on goroutine {} of {}", id, goroutine.goid, tgid);
     store(&scratch.request, &goroutine)
 }

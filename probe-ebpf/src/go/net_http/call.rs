@@ -18,12 +18,12 @@ use crate::{
     emit,
     go::{
         self, Hit, Registers,
-        call::{CallState, GO_CALLS, SCHEME_MAX, emit_call, find_parent, snapshot, snapshot_value},
+        call::{CallState, GO_CALLS, SCHEME_MAX, emit_call, find_parent, outcome, snapshot, snapshot_value},
         connection::socket,
     },
     log::kernel_log,
     maps::{self, PREPARED},
-    memory::{self, GoInterface, Window},
+    memory::{self, GoInterface, GoString, Window},
     propagation::{header, hop},
     scratch::{self, Scratch},
 };
@@ -41,18 +41,27 @@ pub(crate) fn go_net_http_round_trip(ctx: ProbeContext) -> u32 {
     else {
         return 0;
     };
-    let _counted = scratch::with(|scratch| begin(registers, tgid, target, scratch));
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        emit::count(LossReason::ReadFault);
+        return 0;
+    };
+    let kind = EventKind::GoNetHttpCall;
+    let _counted = scratch::with(|scratch| begin(kind, registers, &goroutine, target, scratch));
     0
 }
 
+/// Begins a call of which word 2 is the `http.Request`.
 #[inline(always)]
-fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
+pub(crate) fn begin(
+    kind: EventKind,
+    registers: Registers,
+    goroutine: &GoroutineKey,
+    target: &TargetInfo,
+    scratch: &mut Scratch,
+) -> Option<()> {
     let offsets = &target.offsets;
-    let Some(goroutine) = go::goroutine(tgid, registers.g(), offsets) else {
-        return emit::lose(LossReason::ReadFault);
-    };
     let state = &mut scratch.call;
-    state.begin(EventKind::GoNetHttpCall, target);
+    state.begin(kind, target);
     state.flags = if target.flags & TARGET_KEEP_PATHS != 0 {
         CALL_KEEP_PATH
     } else {
@@ -61,14 +70,14 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     let Some(context) = read_request(state, registers.word::<2>(), offsets, &mut scratch.window) else {
         return emit::lose(LossReason::ReadFault);
     };
-    find_parent(state, &goroutine, registers.g(), context, offsets);
+    find_parent(state, goroutine, registers.g(), context, offsets);
     kernel_log!(
         "call begins on goroutine {} of {}, parent found by way {}",
         goroutine.goid,
-        tgid,
+        goroutine.tgid,
         state.parent as u32
     );
-    if GO_CALLS.insert(&goroutine, &*state, 0).is_err() {
+    if GO_CALLS.insert(goroutine, &*state, 0).is_err() {
         return emit::lose(LossReason::CallsFull);
     }
     Some(())
@@ -181,6 +190,7 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
         return emit::lose(LossReason::PropagationTooLong);
     }
     state.socket = socket;
+    state.stream = 0;
     state.outcome = Outcome::NotSeen as u32;
     let _ages_out = maps::offer(&PREPARED, &socket, state.owner(), &mut scratch.prepared);
     Some(())
@@ -194,9 +204,32 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
 #[uprobe]
 pub(crate) fn go_net_http_round_trip_success(ctx: ProbeContext) -> u32 {
     if go::registers(&ctx).word::<2>() == 0 {
-        end(&ctx);
+        end(&ctx, EventKind::GoNetHttpCall);
     }
     0
+}
+
+/// Another protocol's round tripper has answered: HTTP/2's, on a connection that was open.
+///
+/// At the branch of `func (t *Transport) roundTrip(req *Request) (*Response, error)` on that error, which is returned as
+/// it is unless it says that the round tripper is to be passed over: word 1 the response, 2 and 3 the error.
+#[uprobe]
+pub(crate) fn go_net_http_round_trip_alternative(ctx: ProbeContext) -> u32 {
+    let registers = go::registers(&ctx);
+    if registers.word::<2>() == 0 || !is_passed_over(registers.word::<3>()) {
+        end(&ctx, EventKind::GoNetHttpCall);
+    }
+    0
+}
+
+/// Whether the error is `http.ErrSkipAltProtocol`, as far as its text tells.
+#[inline(always)]
+fn is_passed_over(error: u64) -> bool {
+    const TEXT: [u8; 33] = *b"net/http: skip alternate protocol";
+    let Some(text) = memory::read::<GoString>(error) else {
+        return false;
+    };
+    text.len == TEXT.len() as u64 && memory::read::<[u8; TEXT.len()]>(text.address) == Some(TEXT)
 }
 
 /// A call returns, without a response or in a way that the program above does not see.
@@ -205,12 +238,13 @@ pub(crate) fn go_net_http_round_trip_success(ctx: ProbeContext) -> u32 {
 /// error. On amd64 a `RET` is single-stepped, the dearest hook there is.
 #[uprobe]
 pub(crate) fn go_net_http_round_trip_return(ctx: ProbeContext) -> u32 {
-    end(&ctx);
+    end(&ctx, EventKind::GoNetHttpCall);
     0
 }
 
+/// Ends the call of the goroutine, if it is of this kind.
 #[inline(always)]
-fn end(ctx: &ProbeContext) {
+pub(crate) fn end(ctx: &ProbeContext, kind: EventKind) {
     let Some(Hit {
         registers,
         tgid,
@@ -229,6 +263,10 @@ fn end(ctx: &ProbeContext) {
     };
     // SAFETY: only the goroutine itself touches its entry.
     let state = unsafe { &*state };
+    if state.kind != kind {
+        // Another transport asks for it, and has not had its answer.
+        return;
+    }
     let _counted = scratch::with(|scratch| send(registers, state, &goroutine, target, scratch));
     let _ours_alone = GO_CALLS.remove(&goroutine);
 }
@@ -257,18 +295,6 @@ fn send(
         event.response_bytes = bytes;
     }
     emit_call(state, event, scratch)
-}
-
-/// What became of the header, which `socket_message`, or the server at the other end, has noted beside it.
-#[inline(always)]
-fn outcome(state: &CallState) -> u32 {
-    if state.outcome != Outcome::NotSeen as u32 {
-        return state.outcome;
-    }
-    if state.hop.connection != 0 {
-        return hop::settle(state);
-    }
-    maps::settle(&PREPARED, &state.socket, state.owner())
 }
 
 #[inline(always)]

@@ -50,6 +50,11 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     let offsets = &target.offsets;
     let response = registers.word::<3>();
     let request = registers.word::<4>();
+    match memory::read::<u64>(request + offsets.get(GoField::RequestProtoMajor)?) {
+        Some(1) => {}
+        Some(_) => return other_protocol(registers, request, tgid, offsets),
+        None => return emit::lose(LossReason::ReadFault),
+    }
     let Some(goroutine) = go::goroutine_in(tgid, registers.g(), offsets, &mut scratch.window) else {
         return emit::lose(LossReason::ReadFault);
     };
@@ -61,10 +66,8 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         &scratch.window,
         target,
     );
-    match read_request(state, request, offsets, &mut scratch.window) {
-        Some(1) => {}
-        Some(_) => return emit::lose(LossReason::ProtocolUnsupported),
-        None => return emit::lose(LossReason::ReadFault),
+    if read_request(state, request, offsets, &mut scratch.window).is_none() {
+        return emit::lose(LossReason::ReadFault);
     }
     if read_head(scratch, response, target).is_none() {
         scratch.request.flags |= REQUEST_HEAD_INCOMPLETE;
@@ -74,17 +77,34 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     store(&scratch.request, &goroutine)
 }
 
-/// Method, path, host, length, context; the protocol's major version.
+/// Notes the `http.Request` of a request by HTTP/2, whose stream has begun it.
+#[inline(always)]
+fn other_protocol(registers: Registers, request: u64, tgid: u32, offsets: &Offsets) -> Option<()> {
+    let goroutine = go::goroutine(tgid, registers.g(), offsets)?;
+    if let Some(state) = open(&goroutine)
+        && state.kind == EventKind::GoHttp2Request
+    {
+        state.request = request;
+        return Some(());
+    }
+    // What a client of HTTP/2 begins its connection with looks like a request, and is none.
+    let method: GoString = memory::read(request + offsets.get(GoField::RequestMethod)?)?;
+    if method.len == 3 && memory::read::<[u8; 3]>(method.address) == Some(*b"PRI") {
+        return None;
+    }
+    emit::lose(LossReason::ProtocolUnsupported)
+}
+
+/// Method, path, host, length, context.
 #[inline(always)]
 fn read_request(
     state: &mut RequestState,
     request: u64,
     offsets: &Offsets,
     window: &mut Window,
-) -> Option<u64> {
+) -> Option<()> {
     let context_at = offsets.get(GoField::RequestCtx)?;
     let window = window.fetch(request, context_at + 8)?;
-    let version = window.word(offsets.get(GoField::RequestProtoMajor)?)?;
     let method = window.string(offsets.get(GoField::RequestMethod)?)?;
     state.method_len = memory::read_string::<METHOD_MAX>(method, state.method.as_mut_ptr())?;
     let url = window.word(offsets.get(GoField::RequestUrl)?)?;
@@ -97,7 +117,7 @@ fn read_request(
     state.host_len = memory::read_string::<HOST_MAX>(host, state.host.as_mut_ptr())?;
     state.request_bytes = window.word(offsets.get(GoField::RequestContentLength)?)? as i64;
     state.context = window.interface(context_at)?.data;
-    Some(version)
+    Some(())
 }
 
 /// Finds our headers in the connection's read buffer. When `ServeHTTP` begins, the parser has consumed the head

@@ -113,6 +113,13 @@ pub const GRPC: Instrumentation = Instrumentation {
                 GoField::TcpAddrPort,
             ],
         },
+        Hook {
+            program: "go_grpc_handler_streams",
+            symbols: &["google.golang.org/grpc/internal/transport.(*serverHandlerTransport).HandleStreams"],
+            on_missing: OnMissing::Unused("calls that come by an http.Handler have two spans"),
+            needs: &[],
+            ..WRITE_STATUS
+        },
         WRITE_STATUS,
         Hook {
             symbols: &[

@@ -111,6 +111,17 @@ pub const NET_HTTP: Instrumentation = Instrumentation {
             wants: &[],
         },
         Hook {
+            program: "go_net_http_round_trip_alternative",
+            // Calls by HTTP/2 over TLS are made by a round tripper of their own.
+            symbols: &["net/http.(*Transport).roundTrip"],
+            site: SiteKind::Alternative,
+            versions: ALL,
+            part: Part::HttpClient,
+            on_missing: OnMissing::Refuse,
+            needs: &[GoField::ResponseStatusCode, GoField::ResponseContentLength],
+            wants: &[],
+        },
+        Hook {
             program: "go_net_http_round_trip_return",
             symbols: &["net/http.(*Transport).roundTrip"],
             // Which failure is the last one, and which is tried again, shows only when it is returned.

@@ -49,7 +49,8 @@ pub fn find<'a>(elf: &Elf, fields: &[FieldName<'a>]) -> Option<HashMap<FieldName
     let mut walk = Walk {
         input: Input::new(inflated(elf, info)?.take(SECTION_MAX)),
         abbreviations: DebugAbbrev::new(&bytes, LittleEndian),
-        missing: fields.len(),
+        // A field may be asked for under two numbers.
+        missing: structs.values().map(HashMap::len).sum(),
         structs,
     };
     // What has been found before an error stands: each offset is told by an entry of its own.

@@ -120,7 +120,7 @@ mod tests {
     use probe_common::field::GoField;
 
     use super::*;
-    use crate::instrument::offset::{name, since, since_module};
+    use crate::instrument::offset::{before, measured_since, name, since, since_module};
 
     const GRPC: &str = "google.golang.org/grpc";
     const GENPROTO: &str = "google.golang.org/genproto/googleapis/rpc";
@@ -152,7 +152,8 @@ mod tests {
             let (first, last): (GoVersion, GoVersion) = (row.first().unwrap(), row.last().unwrap());
             assert_eq!(first.minor, last.minor);
             for field in GoField::ALL.iter().filter(|field| field.module().is_none()) {
-                let there = since(*field).is_none_or(|since| since <= first);
+                let there = since(*field).is_none_or(|since| since <= first)
+                    && before(*field).is_none_or(|before| first < before);
                 assert_eq!(row.offset(&name(*field)).is_some(), there, "{field:?} in {first}");
             }
         }
@@ -168,8 +169,10 @@ mod tests {
             for row in rows {
                 let fields = GoField::ALL.iter().filter(|field| field.module() == Some(of));
                 let first: ModuleVersion = row.first().unwrap();
-                let mut there =
-                    fields.filter(|field| since_module(**field).is_none_or(|since| since <= first.minor()));
+                let mut there = fields.filter(|field| {
+                    let since = since_module(**field).max(measured_since(**field));
+                    since.is_none_or(|since| since <= first.minor())
+                });
                 assert!(there.clone().count() == row.offsets.len(), "{module} {first:?}");
                 assert!(
                     there.all(|field| row.offset(&name(*field)).is_some()),

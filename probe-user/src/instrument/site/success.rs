@@ -41,8 +41,8 @@ pub(super) fn find(body: &[u8], callee: u64) -> Option<Success> {
         checked.next_ip()
     };
     let edge = (checked.ip(), success);
-    let returns = code.returns_from(success, None)?;
-    let others = code.returns_from(0, Some(edge))?;
+    let returns = code.returns_from(success, &[])?;
+    let others = code.returns_from(0, &[edge])?;
     let spares = !returns.is_empty() && returns.is_disjoint(&others);
     spares.then(|| Success {
         at: checked.ip(),
@@ -133,8 +133,8 @@ impl Code {
         false
     }
 
-    /// The returns that can be reached from `start` without going along `edge`. `None` where the way cannot be told.
-    fn returns_from(&self, start: u64, edge: Option<(u64, u64)>) -> Option<BTreeSet<u64>> {
+    /// The returns that can be reached from `start` without going along `edges`. `None` where the way cannot be told.
+    pub(super) fn returns_from(&self, start: u64, edges: &[(u64, u64)]) -> Option<BTreeSet<u64>> {
         let mut seen = vec![false; self.instructions.len()];
         let mut returns = BTreeSet::new();
         let mut open = vec![start];
@@ -147,7 +147,7 @@ impl Code {
             let mut go = |to: u64| {
                 // A jump out of the function does not come back to its returns, nor does a restart matter.
                 let leaves = self.index(to).is_none();
-                if Some((ip, to)) != edge && !leaves {
+                if !edges.contains(&(ip, to)) && !leaves {
                     open.push(to);
                 }
             };

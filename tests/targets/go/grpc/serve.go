@@ -348,7 +348,6 @@ func (n *node) dialAll() error {
 		}
 	}
 	n.unix.bare = true
-	n.handler.bare = true
 	return nil
 }
 

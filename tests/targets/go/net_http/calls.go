@@ -34,16 +34,13 @@ type caller struct {
 func newCaller(service string, firstID uint64, journal *journal) *caller {
 	c := &caller{service: service, journal: journal}
 	c.lastID.Store(firstID)
-	c.plain = c.client(&http.Transport{MaxIdleConnsPerHost: 128})
-	c.tls = c.client(&http.Transport{
-		MaxIdleConnsPerHost: 128,
-		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true},
-	})
-	c.strict = c.client(&http.Transport{TLSClientConfig: &tls.Config{}})
+	c.plain = c.client(plainTransport(128))
+	c.tls = c.client(secureTransport(128, &tls.Config{InsecureSkipVerify: true}))
+	c.strict = c.client(secureTransport(2, &tls.Config{}))
 	return c
 }
 
-func (c *caller) client(transport *http.Transport) *http.Client {
+func (c *caller) client(transport http.RoundTripper) *http.Client {
 	return &http.Client{
 		Transport: &noting{caller: c, base: transport},
 		// A redirect names the next call's id: it is made on behalf of the same request.

@@ -68,7 +68,7 @@ func load(arguments []string) error {
 		return err
 	}
 	l := &loader{client: &http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: *workers},
+		Transport: plainTransport(*workers),
 		Timeout:   20 * time.Second,
 	}}
 	l.lastID.Store(*firstID)

@@ -141,7 +141,7 @@ func serve(arguments []string) error {
 		return err
 	}
 	own := addresses{Main: "http://" + mainListener.Addr().String()}
-	go (&http.Server{Handler: handler, ErrorLog: quiet}).Serve(mainListener)
+	go plainServer(&http.Server{Handler: handler, ErrorLog: quiet}).Serve(mainListener)
 
 	host, _, err := net.SplitHostPort(*listen)
 	if err != nil {
@@ -153,7 +153,7 @@ func serve(arguments []string) error {
 		return err
 	}
 	own.Hasty = "http://" + hasty.Addr().String()
-	go (&http.Server{Handler: handler, ErrorLog: quiet, IdleTimeout: time.Millisecond}).Serve(hasty)
+	go plainServer(&http.Server{Handler: handler, ErrorLog: quiet, IdleTimeout: time.Millisecond}).Serve(hasty)
 
 	late, err := net.Listen("tcp", anyPort)
 	if err != nil {
@@ -161,7 +161,7 @@ func serve(arguments []string) error {
 	}
 	own.Late = "http://" + late.Addr().String()
 	timed := http.TimeoutHandler(handler, 10*time.Second, "too late")
-	go (&http.Server{Handler: timed, ErrorLog: quiet}).Serve(late)
+	go plainServer(&http.Server{Handler: timed, ErrorLog: quiet}).Serve(late)
 
 	certificate, err := newCertificate()
 	if err != nil {
@@ -172,12 +172,10 @@ func serve(arguments []string) error {
 		return err
 	}
 	own.TLS = "https://" + secret.Addr().String()
-	go (&http.Server{
+	go secureServer(&http.Server{
 		Handler:   handler,
 		ErrorLog:  quiet,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
-		// HTTP/1 only.
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}).ServeTLS(secret, "", "")
 
 	// Without a next service it calls itself.

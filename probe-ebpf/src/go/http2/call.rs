@@ -1,0 +1,226 @@
+//! The client: calls that `http2.Transport` itself is asked for, and the header of each call that goes by HTTP/2.
+//!
+//! A stream's headers are written on a goroutine that the caller's has made for it, and the caller waits meanwhile.
+
+use aya_ebpf::{
+    macros::{map, uprobe},
+    maps::LruHashMap,
+    programs::ProbeContext,
+};
+use probe_common::{
+    event::EventKind,
+    field::{GoField, Offsets},
+    key::{GoroutineKey, HopKey, PointerKey},
+    limits::OPEN_REQUESTS_MAX,
+    loss::LossReason,
+    propagation::Outcome,
+    target::TargetInfo,
+};
+
+use super::{Package, Standard, XNet};
+use crate::{
+    emit,
+    go::{
+        self, Hit, Registers,
+        call::{CallState, GO_CALLS, creator},
+        connection::socket,
+        map::has_sw8,
+        net_http,
+    },
+    memory,
+    propagation::{frames, header, hop},
+    scratch::{self, Scratch},
+};
+
+/// A client of `golang.org/x/net` begins a call.
+///
+/// `func (t *Transport) RoundTripOpt(req *http.Request, opt RoundTripOpt) (*http.Response, error)`, `roundTripViaPool` since
+/// x/net 0.55: word 1 the transport, 2 the request. Where an `http.Transport` has it as a part, the call is begun already.
+#[uprobe]
+pub(crate) fn go_x_http2_round_trip(ctx: ProbeContext) -> u32 {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
+        return 0;
+    };
+    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
+        emit::count(LossReason::ReadFault);
+        return 0;
+    };
+    // SAFETY: nothing of it is read.
+    if unsafe { GO_CALLS.get(&goroutine) }.is_some() {
+        return 0;
+    }
+    let _counted = scratch::with(|scratch| {
+        net_http::begin_call(EventKind::GoHttp2Call, registers, &goroutine, target, scratch)
+    });
+    0
+}
+
+/// Such a call has succeeded.
+///
+/// At the branch on the error that the function returns: word 1 the response, 2 the error's type.
+#[uprobe]
+pub(crate) fn go_x_http2_round_trip_success(ctx: ProbeContext) -> u32 {
+    if go::registers(&ctx).word::<2>() == 0 {
+        net_http::end_call(&ctx, EventKind::GoHttp2Call);
+    }
+    0
+}
+
+/// Such a call returns, without a response or in a way that the program above does not see: results: word 1 the
+/// response, 2 and 3 the error.
+#[uprobe]
+pub(crate) fn go_x_http2_round_trip_return(ctx: ProbeContext) -> u32 {
+    net_http::end_call(&ctx, EventKind::GoHttp2Call);
+    0
+}
+
+/// Address of a request → the goroutine that waits for its answer. Only before Go 1.21, where the stream's goroutine
+/// does not know who has made it.
+#[map]
+static HTTP2_CALLERS: LruHashMap<PointerKey, u64> = LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+
+/// A call is about to become a stream of a connection.
+///
+/// `func (cc *ClientConn) RoundTrip(req *http.Request) (*http.Response, error)`: word 2 the request.
+#[uprobe]
+pub(crate) fn go_http2_connection_round_trip(ctx: ProbeContext) -> u32 {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(&ctx)
+    else {
+        return 0;
+    };
+    if !target.propagates() {
+        return 0;
+    }
+    if let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) {
+        let request = request_key(registers.word::<2>(), tgid);
+        let _ages_out = HTTP2_CALLERS.insert(&request, &goroutine.goid, 0);
+    }
+    0
+}
+
+#[inline(always)]
+fn request_key(request: u64, tgid: u32) -> PointerKey {
+    PointerKey {
+        pointer: request,
+        tgid,
+        _pad: 0,
+    }
+}
+
+/// A stream's headers are about to be written.
+///
+/// `func (cs *clientStream) encodeAndWriteHeaders(req *http.Request) error`: word 1 the stream, 2 the request; of the
+/// standard library's since Go 1.27 a `*ClientRequest`. One goroutine of a connection at a time comes here.
+#[uprobe]
+pub(crate) fn go_http2_encode_headers(ctx: ProbeContext) -> u32 {
+    encode::<Standard>(&ctx);
+    0
+}
+
+/// The same of `golang.org/x/net`.
+#[uprobe]
+pub(crate) fn go_x_http2_encode_headers(ctx: ProbeContext) -> u32 {
+    encode::<XNet>(&ctx);
+    0
+}
+
+#[inline(always)]
+fn encode<P: Package>(ctx: &ProbeContext) {
+    let Some(Hit {
+        registers,
+        tgid,
+        target,
+    }) = go::entered(ctx)
+    else {
+        return;
+    };
+    if !target.propagates() {
+        return;
+    }
+    let Some(caller) = caller(registers, tgid, &target.offsets) else {
+        return;
+    };
+    let Some(state) = GO_CALLS.get_ptr_mut(&caller) else {
+        return;
+    };
+    // SAFETY: the caller waits for its stream. If it no longer does, its call has been cancelled before, and the
+    // function will see that and write nothing: then what is prepared here, of whichever call, is never used.
+    let state = unsafe { &mut *state };
+    let _noted = scratch::with(|scratch| prepare::<P>(registers, state, target, tgid, scratch));
+}
+
+/// The goroutine for which this one writes a stream.
+#[inline(always)]
+fn caller(registers: Registers, tgid: u32, offsets: &Offsets) -> Option<GoroutineKey> {
+    let goid = if offsets.get(GoField::GParentGoid).is_some() {
+        creator(registers.g(), offsets)?
+    } else {
+        let request = request_key(registers.word::<2>(), tgid);
+        // SAFETY: a plain number.
+        let goid = *unsafe { HTTP2_CALLERS.get(&request) }?;
+        let _each_once = HTTP2_CALLERS.remove(&request);
+        goid
+    };
+    Some(GoroutineKey { goid, tgid, _pad: 0 })
+}
+
+#[inline(always)]
+fn prepare<P: Package>(
+    registers: Registers,
+    state: &mut CallState,
+    target: &TargetInfo,
+    tgid: u32,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    let offsets = &target.offsets;
+    let stream = registers.word::<1>();
+    let id: u32 = memory::read(stream + offsets.get(P::CLIENT_STREAM_ID)?)?;
+    let connection: u64 = memory::read(stream + offsets.get(P::CLIENT_STREAM_CONN)?)?;
+    let conn_at = offsets.get(P::CLIENT_CONN)?;
+    let tls_at = offsets.get(P::CLIENT_TLS_STATE)?;
+    let last = if tls_at > conn_at + 8 { tls_at } else { conn_at + 8 };
+    let fields = scratch.window.fetch(connection, last)?;
+    let encrypted = fields.word(tls_at)? != 0;
+    let conn = fields.interface(conn_at)?;
+    state.stream = id;
+    if encrypted {
+        let Some(hop) = hop::name(conn.data, id, target, true, scratch) else {
+            state.outcome = Outcome::Encrypted as u32;
+            return emit::lose(LossReason::PropagationEncrypted);
+        };
+        return hop::offer(state, hop, target, tgid, scratch);
+    }
+    state.hop = HopKey::NONE;
+    let Some(socket) = socket(conn.data, tgid, offsets, &mut scratch.window) else {
+        state.outcome = Outcome::UnknownConnection as u32;
+        return emit::lose(LossReason::PropagationUnknownConnection);
+    };
+    state.socket = socket;
+    let headers = memory::read(registers.word::<2>() + offsets.get(P::CLIENT_REQUEST_HEADER)?)?;
+    match has_sw8(headers, offsets, scratch) {
+        Some(false) => {}
+        Some(true) => {
+            state.outcome = Outcome::Present as u32;
+            return emit::lose(LossReason::PropagationPresent);
+        }
+        // More than one looks at: it may have one.
+        None => {
+            state.outcome = Outcome::Refused as u32;
+            return emit::lose(LossReason::PropagationRefused);
+        }
+    }
+    if header::write::<true>(state, target, tgid, scratch).is_none() {
+        state.outcome = Outcome::TooLong as u32;
+        return emit::lose(LossReason::PropagationTooLong);
+    }
+    frames::announce(state, scratch)
+}

@@ -1,0 +1,272 @@
+//! HTTP/2 of Go's own packages end to end: real Go programs, the real probe, the spans that come out.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test panics where it fails and prints its report; clippy knows only test functions"
+)]
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{
+    go_http2::{MIX, Package},
+    needs_http2, needs_probe,
+    probe::{Ended, find_span},
+    scene::Scene,
+    segment::{Segment, Span},
+    skip::{full, skip},
+    target::{Go, Load},
+    truth::{Record, Side, span_number},
+};
+use xtask::go;
+
+const HTTP_SERVER: i32 = 5004;
+const HTTP_CLIENT: i32 = 5005;
+
+/// Requests a second, for as long as all shapes come up.
+const RATE: u32 = 200;
+const SECONDS: f64 = 1.5;
+
+/// Asks the front of a scene of this program for shapes by HTTP/2, and holds what comes out to the truth: everything
+/// found, with the right parents, references and facts, and nothing lost.
+fn check(program: &Path, shapes: &str) -> Result<Ended> {
+    let scene = Scene::of(program)?;
+    let probe = scene.trace(&[])?;
+    let summary = Load::start(program, &scene.front, RATE, SECONDS, shapes)?.finish()?;
+    ensure!(summary.failed == 0, "{}", summary.first_error);
+    let (account, ended) = scene.judge(probe, true)?;
+    println!("{account}\n{}", ended.stderr);
+    let total = account.total();
+    ensure!(
+        (total.found, account.invented) == (total.made, 0),
+        "not all is found"
+    );
+    let links = [&total.parents, &total.references];
+    ensure!(
+        links.iter().all(|links| links.wrong == 0 && links.orphan == 0),
+        "{links:?}"
+    );
+    ensure!(total.wrong_facts == 0, "{:?}", account.examples);
+    let lost = ended.stderr.lines().find(|line| line.contains("lost in "));
+    ensure!(lost.is_none(), "{lost:?}");
+    Ok(ended)
+}
+
+fn check_package(package: Package, flags: &[&str]) {
+    let program = package.program(&Go::system().unwrap(), flags).unwrap();
+    check(&program, MIX).unwrap();
+}
+
+#[test]
+fn all_shapes_by_the_standard_library() {
+    needs_http2!(Package::Standard);
+    check_package(Package::Standard, &[]);
+}
+
+#[test]
+fn all_shapes_by_x_net() {
+    needs_http2!(Package::XNet);
+    check_package(Package::XNet, &[]);
+}
+
+#[test]
+fn all_shapes_by_the_newest_x_net() {
+    needs_http2!(Package::Handing);
+    check_package(Package::Handing, &[]);
+}
+
+#[test]
+fn programs_without_debug_information_and_position_independent_ones() {
+    for package in [Package::Standard, Package::XNet] {
+        needs_http2!(package);
+        check_package(package, &["-ldflags=-s -w", "-buildmode=pie"]);
+    }
+}
+
+/// Minor versions of Go with what speaks HTTP/2 in them; the first three are always looked at.
+const VERSIONS: [(u32, Package, &[&str]); 13] = [
+    (19, Package::XNet, &["-ldflags=-s -w"]),
+    (27, Package::Standard, &["-ldflags=-s -w"]),
+    (27, Package::Handing, &[]),
+    (20, Package::XNet, &[]),
+    (21, Package::XNet, &["-ldflags=-s -w"]),
+    (22, Package::XNet, &["-buildmode=pie"]),
+    (23, Package::XNet, &["-ldflags=-s -w"]),
+    (24, Package::Standard, &["-ldflags=-s -w"]),
+    (24, Package::XNet, &[]),
+    (25, Package::Standard, &["-buildmode=pie"]),
+    (26, Package::Standard, &["-ldflags=-s -w"]),
+    (27, Package::XNet, &["-ldflags=-s -w"]),
+    (27, Package::Standard, &["-buildmode=pie"]),
+];
+
+#[test]
+fn every_go_version_speaks_http2() {
+    needs_probe!();
+    let releases = match go::releases() {
+        Ok(releases) => releases,
+        Err(error) => return skip(&format!("no list of Go releases: {error:#}")),
+    };
+    let wanted = if full() { VERSIONS.len() } else { 3 };
+    let mut failures = Vec::new();
+    for (minor, package, flags) in VERSIONS.into_iter().take(wanted) {
+        let program = || -> Result<_> {
+            let release = go::newest(&releases, minor).context("no release is published")?;
+            package.program(&Go::at(go::go_command(release)?.command)?, flags)
+        };
+        let name = format!("Go 1.{minor}, {package:?} {flags:?}");
+        match program() {
+            Ok(program) => {
+                println!("=== {name}");
+                if let Err(error) = check(&program, MIX) {
+                    failures.push(format!("{name}: {error:#}"));
+                }
+            }
+            Err(error) => skip(&format!("{name} cannot be had: {error:#}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The only record of this side and shape, and its span.
+#[track_caller]
+fn only<'s>(
+    side: Side,
+    shape: &str,
+    records: &[Record],
+    segments: &'s [Segment],
+) -> (Record, &'s Segment, &'s Span) {
+    let mut of_shape = records
+        .iter()
+        .filter(|record| record.kind == side && record.shape == shape);
+    let record = of_shape.next().unwrap();
+    assert!(of_shape.next().is_none(), "more than one {shape}");
+    let kind = if side == Side::Entry { "Entry" } else { "Exit" };
+    let found = segments
+        .iter()
+        .find_map(|segment| Some((segment, find_span(segment, kind, &record.path)?)));
+    let (segment, span) = found.unwrap();
+    (record.clone(), segment, span)
+}
+
+#[test]
+fn spans_are_those_of_http() {
+    for package in [Package::Standard, Package::XNet] {
+        needs_http2!(package);
+        let scene = package.scene().unwrap();
+        let probe = scene.trace(&[]).unwrap();
+        assert_eq!(scene.ask("failed", 1).unwrap().status, 200);
+        assert_eq!(scene.ask("tls", 2).unwrap().status, 200);
+        assert_eq!(scene.ask("post", 3).unwrap().status, 200);
+        let records = scene.records().unwrap();
+        let (_, ended) = scene.judge(probe, true).unwrap();
+        let find = |side, shape| only(side, shape, &records, &ended.segments);
+
+        let (call, of_call, exit) = find(Side::Exit, "failed");
+        let (_, of_request, entry) = find(Side::Entry, "status");
+        assert_eq!(
+            (exit.component_id, entry.component_id),
+            (HTTP_CLIENT, HTTP_SERVER)
+        );
+        assert_eq!(
+            (exit.span_layer.as_str(), entry.span_layer.as_str()),
+            ("Http", "Http")
+        );
+        assert_eq!(exit.peer, call.peer);
+        assert_eq!(exit.operation_name, "GET:/status/{id}");
+        assert_eq!(entry.operation_name, exit.operation_name);
+        for span in [exit, entry] {
+            assert_eq!(span.tag("http.status_code"), Some("503"));
+            assert_eq!(span.tag("http.method"), Some("GET"));
+            assert!(span.is_error);
+        }
+        assert_eq!(of_call.trace_id, of_request.trace_id);
+        let reference = entry.refs.first().unwrap();
+        assert_eq!(reference.parent_trace_segment_id, of_call.trace_segment_id);
+        assert_eq!(reference.parent_span_id, exit.span_id);
+        assert_eq!(reference.parent_service, "front");
+        assert_eq!(reference.parent_endpoint, "GET:/failed/{id}");
+        assert_eq!(reference.network_address_used_at_peer, exit.peer);
+
+        // Over TLS no header goes along, but both ends are traced here.
+        let (call, of_call, exit) = find(Side::Exit, "tls");
+        let answered = ended
+            .segments
+            .iter()
+            .find_map(|segment| Some((segment, find_span(segment, "Entry", &call.path)?)));
+        let (of_request, entry) = answered.unwrap();
+        assert_eq!(of_call.trace_id, of_request.trace_id);
+        let reference = entry.refs.first().unwrap();
+        assert_eq!(reference.parent_trace_segment_id, of_call.trace_segment_id);
+        assert_eq!(reference.parent_span_id, exit.span_id);
+        for span in [exit, entry] {
+            assert!(span.tag("url").unwrap().starts_with("https://"), "{span:?}");
+            assert_eq!(span.tag("http.status_code"), Some("200"));
+        }
+
+        // Of a length that is known at both ends.
+        let (_, _, entry) = find(Side::Entry, "echo");
+        assert!(entry.tag("http.response.bytes").is_some());
+        assert_eq!(entry.tag("http.method"), Some("POST"));
+    }
+}
+
+#[test]
+fn a_handler_that_panics_loses_its_stream_alone() {
+    for package in [Package::Standard, Package::XNet] {
+        needs_http2!(package);
+        let program = package.program(&Go::system().unwrap(), &[]).unwrap();
+        let ended = check(&program, "panic,goexit,leaf").unwrap();
+        let entries: Vec<&Span> = ended
+            .segments
+            .iter()
+            .flat_map(|segment| &segment.spans)
+            .filter(|span| span.is_entry() && span_number(span).is_some())
+            .collect();
+        let mut counts = [0, 0];
+        for entry in entries {
+            let panics = !entry.operation_name.contains("leaf");
+            counts[usize::from(panics)] += 1;
+            assert_eq!(entry.is_error, panics, "{entry:?}");
+            let says = entry.words().contains("and the stream was reset");
+            assert_eq!(says, panics, "{entry:?}");
+            assert_eq!(entry.tag("http.status_code"), (!panics).then_some("200"));
+        }
+        assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
+    }
+}
+
+#[test]
+fn a_client_that_cancels_resets_its_stream() {
+    for package in [Package::Standard, Package::XNet] {
+        needs_http2!(package);
+        let scene = package.scene().unwrap();
+        let probe = scene.trace(&[]).unwrap();
+        assert_eq!(scene.ask("timeout", 1).unwrap().status, 504);
+        assert_eq!(scene.ask("cancel", 2).unwrap().status, 504);
+        assert_eq!(scene.ask("refused", 3).unwrap().status, 504);
+        let records = scene.records().unwrap();
+        let (_, ended) = scene.judge(probe, true).unwrap();
+        for (shape, message) in [
+            ("timeout", "context deadline exceeded"),
+            ("cancel", "context canceled"),
+            ("refused", "connection refused"),
+        ] {
+            let (call, _, exit) = only(Side::Exit, shape, &records, &ended.segments);
+            assert!(exit.is_error && exit.words().contains(message), "{exit:?}");
+            assert_eq!(
+                (exit.peer.as_str(), exit.tag("http.status_code")),
+                (call.peer.as_str(), None)
+            );
+            let served = ended
+                .segments
+                .iter()
+                .find_map(|segment| find_span(segment, "Entry", &call.path));
+            assert_eq!(served.is_some(), shape != "refused");
+            if let Some(entry) = served {
+                assert_eq!(entry.tag("http.client_gone"), Some("true"), "{entry:?}");
+            }
+        }
+    }
+}
