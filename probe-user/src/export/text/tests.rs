@@ -213,6 +213,33 @@ fn on_a_narrow_terminal_the_bar_shrinks_before_the_words_are_cut() {
 }
 
 #[test]
+fn statuses_of_any_length_stand_in_one_column() {
+    let mut failed = span(1, SpanKind::Exit, "shop.Orders.Recommend", 1, 9, "");
+    failed.tags = vec![Tag {
+        key: "rpc.status_code",
+        value: "DEADLINE_EXCEEDED".into(),
+    }];
+    let mut text = text();
+    let spans = vec![span(0, SpanKind::Entry, "GET:/", 0, 10, "502"), failed];
+    text.export(vec![segment("shop", spans)], 0).unwrap();
+    text.flush().unwrap();
+    let shown = shown(&mut text);
+    let lines: Vec<&str> = shown.lines().skip(1).filter(|line| !line.is_empty()).collect();
+    let [above, below] = lines[..] else {
+        panic!("{shown}")
+    };
+    let status_ends = |line: &str, status: &str| {
+        line.chars().count() - line[line.find(status).unwrap() + status.len()..].chars().count()
+    };
+    assert_eq!(
+        status_ends(above, " 502"),
+        status_ends(below, " DEADLINE_EXCEEDED"),
+        "{shown}"
+    );
+    assert!(lines.iter().all(|line| line.chars().count() <= 100), "{shown}");
+}
+
+#[test]
 fn a_caller_that_is_traced_is_waited_for() {
     let mut segments = profile();
     let gateway = segments.pop().unwrap();

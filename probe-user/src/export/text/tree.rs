@@ -21,8 +21,10 @@ const BAR_WIDTH: usize = 20;
 const BAR_WIDTH_MIN: usize = 6;
 /// Columns that a span's words keep however narrow the terminal is.
 const WHAT_WIDTH_MIN: usize = 20;
-/// Status and duration with the spaces around them: ` 200 123.4 ms `.
-const NUMBERS_WIDTH: usize = 14;
+/// Columns of a status of HTTP; those of gRPC are words.
+const STATUS_WIDTH_MIN: usize = 3;
+/// The duration, and the spaces around it and the status: ` … 123.4 ms `.
+const NUMBERS_WIDTH: usize = 11;
 
 const RED: &str = "\x1b[31m";
 const BOLD: &str = "\x1b[1m";
@@ -54,13 +56,21 @@ pub(super) fn draw(segments: &[Segment], is_continued: bool, settings: TextSetti
     let service_width = service_width.min(SERVICE_MAX);
     let rows = rows(&nodes, roots);
     let widest = rows.iter().map(|row| row.what.chars().count()).max();
-    let (what_width, bar_width) = widths(settings.width, service_width, widest.unwrap_or_default());
+    let status_width = rows
+        .iter()
+        .map(|row| status(row.node.span).chars().count())
+        .max()
+        .unwrap_or_default()
+        .max(STATUS_WIDTH_MIN);
+    let taken = service_width + status_width;
+    let (what_width, bar_width) = widths(settings.width, taken, widest.unwrap_or_default());
     let page = Page {
         settings,
         start_ns,
         end_ns,
         service_width,
         what_width,
+        status_width,
         bar_width,
     };
 
@@ -134,9 +144,22 @@ fn words(span: &Span) -> String {
     }
 }
 
-/// Columns for the tree with its words, and for the bars, which make room for them first.
-fn widths(width: usize, service_width: usize, widest: usize) -> (usize, usize) {
-    let both = width.saturating_sub(service_width + 4 + NUMBERS_WIDTH);
+/// How it ended, as its protocol says it.
+fn status(span: &Span) -> &str {
+    let told = span
+        .tag("http.status_code")
+        .or_else(|| span.tag("rpc.status_code"));
+    match told {
+        Some(status) => status,
+        None if span.is_error => "err",
+        None => "-",
+    }
+}
+
+/// Columns for the tree with its words, and for the bars, which make room for them first. `taken` are those of service
+/// and status.
+fn widths(width: usize, taken: usize, widest: usize) -> (usize, usize) {
+    let both = width.saturating_sub(taken + 4 + NUMBERS_WIDTH);
     let what_width = widest
         .max(both.saturating_sub(BAR_WIDTH))
         .min(both.saturating_sub(BAR_WIDTH_MIN))
@@ -238,6 +261,7 @@ struct Page {
     end_ns: u64,
     service_width: usize,
     what_width: usize,
+    status_width: usize,
     bar_width: usize,
 }
 
@@ -268,19 +292,13 @@ impl Page {
         let span = node.span;
         let mark = if span.is_error { '✗' } else { ' ' };
         let service = fit(&clean(&node.segment.identity.service), self.service_width);
-        let status = match span
-            .tag("http.status_code")
-            .or_else(|| span.tag("rpc.status_code"))
-        {
-            Some(status) => status,
-            None if span.is_error => "err",
-            None => "-",
-        };
         let line = format!(
-            "{mark} {service}  {} {status:>3} {:>8} {}",
+            "{mark} {service}  {} {:>status_width$} {:>8} {}",
             fit(what, self.what_width),
+            status(span),
             duration(span.end_ns.saturating_sub(span.start_ns)),
             self.bar(span),
+            status_width = self.status_width,
         );
         self.line(line.trim_end(), span.is_error, text);
         // The line above may have no room for whom the call was meant for.
