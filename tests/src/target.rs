@@ -132,8 +132,10 @@ impl GoBuild {
         (&go.version, &self.flags, self.cgo).hash(&mut hasher);
         hash_sources(&source, &mut hasher)?;
         // The module may be the folder above.
-        if let Ok(module) = fs::read(source.join("../go.mod")) {
-            module.hash(&mut hasher);
+        for file in ["../go.mod", "../go.sum"] {
+            if let Ok(module) = fs::read(source.join(file)) {
+                module.hash(&mut hasher);
+            }
         }
         let folder = cache_dir().join("targets");
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;

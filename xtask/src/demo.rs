@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::mpsc,
     time::Duration,
@@ -93,7 +93,7 @@ fn send_requests(shop: &Shop, requests: u32) -> Result<()> {
     ));
     let mut sent = 0;
     while !stopping() && (requests == 0 || sent < requests) {
-        // Each fifth asks for what the order service has not: an error on its way through three services.
+        // Each fifth asks for what the order service has not: an error on its way back by gRPC and HTTP.
         let path = if sent % 5 == 4 {
             "/recommendations"
         } else {
@@ -116,21 +116,24 @@ impl Shop {
     /// Builds the services as anybody would, and starts them; nothing in them knows of us.
     fn start(directory: &Path) -> Result<Self> {
         let go = go::current()?;
+        fetch_modules(&go)?;
         step("building three Go services (go build): gateway, user-service, order-service");
         build_services(&go, directory)?;
-        let [gateway, users, orders] = free_addresses()?;
+        let [gateway, users, orders, orders_rpc] = free_addresses()?;
         step(format!(
-            "starting gateway {gateway} -> user-service {users} -> order-service {orders}"
+            "starting gateway {gateway} -> user-service {users} -> order-service {orders}, all by HTTP, and gateway -> \
+             order-service {orders_rpc} by gRPC"
         ));
         let (users_url, orders_url) = (format!("http://{users}"), format!("http://{orders}"));
+        let orders_rpc = orders_rpc.to_string();
         let services = vec![
-            start_service(directory, "order-service", orders, &[])?,
+            start_service(directory, "order-service", orders, &["-listen-rpc", &orders_rpc])?,
             start_service(directory, "user-service", users, &["-orders", &orders_url])?,
             start_service(
                 directory,
                 "gateway",
                 gateway,
-                &["-users", &users_url, "-orders", &orders_url],
+                &["-users", &users_url, "-orders", &orders_rpc],
             )?,
         ];
         Ok(Self { gateway, services })
@@ -141,14 +144,29 @@ impl Shop {
     }
 }
 
+/// Gets grpc-go, of which two of them are made, through the Go module proxy into Go's own cache; nothing where it is
+/// there already.
+fn fetch_modules(go: &Path) -> Result<()> {
+    let mut command = Command::new(go);
+    command
+        .args(["mod", "download"])
+        .current_dir(source())
+        .envs([("GOTOOLCHAIN", "local"), ("GOFLAGS", "-mod=readonly")]);
+    check(&mut command).context("get the modules that the demo's services are made of (grpc-go)")
+}
+
+fn source() -> PathBuf {
+    build::root().join("tests/targets/go/demo")
+}
+
 fn build_services(go: &Path, directory: &Path) -> Result<()> {
     let mut command = Command::new(go);
     command
         .args(["build", "-o"])
         .arg(directory)
         .args(["./gateway", "./user-service", "./order-service"]);
-    command.current_dir(build::root().join("tests/targets/go/demo"));
-    // They need the standard library only: no network, no C compiler.
+    command.current_dir(source());
+    // All is there: no network, no C compiler.
     command.envs([
         ("CGO_ENABLED", "0"),
         ("GOPROXY", "off"),
@@ -178,13 +196,18 @@ fn start_service(directory: &Path, name: &str, address: SocketAddr, arguments: &
     Ok(service)
 }
 
-/// Three addresses nobody listens on: the usual ports may be taken.
-fn free_addresses() -> Result<[SocketAddr; 3]> {
+/// Addresses nobody listens on: the usual ports may be taken.
+fn free_addresses() -> Result<[SocketAddr; 4]> {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port");
-    let listeners = [bind()?, bind()?, bind()?];
+    let listeners = [bind()?, bind()?, bind()?, bind()?];
     let address = |listener: &TcpListener| listener.local_addr().context("find a free port");
-    let [first, second, third] = &listeners;
-    Ok([address(first)?, address(second)?, address(third)?])
+    let [first, second, third, fourth] = &listeners;
+    Ok([
+        address(first)?,
+        address(second)?,
+        address(third)?,
+        address(fourth)?,
+    ])
 }
 
 /// skyprobe, attached.
@@ -244,12 +267,15 @@ fn get(address: SocketAddr, path: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     #[test]
     fn the_three_services_answer_and_end_with_the_shop() {
+        let go = go::current().expect("a Go toolchain");
+        if let Err(error) = fetch_modules(&go) {
+            println!("SKIP {error:#}");
+            return;
+        }
         let scratch = tempfile::tempdir().expect("a temporary directory");
         let shop = Shop::start(scratch.path()).expect("start the services");
         assert_eq!(

@@ -3,80 +3,118 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"net/url"
+	"strconv"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 type gateway struct {
 	users  string
-	orders string
 	client *http.Client
+	orders *grpc.ClientConn
 }
 
-// profile shows the user named by the parameter user, 42 where there is none.
+type profile struct {
+	User     json.RawMessage `json:"user"`
+	Delivery string          `json:"delivery"`
+}
+
+// profile shows a user, as the user service tells it by HTTP, and what is on its way to them, as the order service
+// tells it by gRPC.
 func (g *gateway) profile(w http.ResponseWriter, r *http.Request) {
-	g.relay(w, r, g.users+"/users/"+userOf(r))
+	id := userOf(r)
+	user, err := g.fetch(r.Context(), fmt.Sprintf("%s/users/%d", g.users, id))
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	delivery, err := g.ask(r.Context(), "NextDelivery", id)
+	if err != nil {
+		fail(w, r, err)
+		return
+	}
+	answer(w, r, profile{User: user, Delivery: delivery})
 }
 
 // recommendations asks the order service, which has none: an error to be seen along the whole way.
 func (g *gateway) recommendations(w http.ResponseWriter, r *http.Request) {
-	g.relay(w, r, g.orders+"/recommendations/"+userOf(r))
-}
-
-func userOf(r *http.Request) string {
-	if user := r.URL.Query().Get("user"); user != "" {
-		return url.PathEscape(user)
-	}
-	return "42"
-}
-
-func (g *gateway) relay(w http.ResponseWriter, r *http.Request, target string) {
-	body, status, err := g.fetch(r.Context(), target)
+	recommended, err := g.ask(r.Context(), "Recommend", userOf(r))
 	if err != nil {
-		log.Printf("%s: %v", r.URL.Path, err)
-		http.Error(w, "a service did not answer", http.StatusBadGateway)
+		fail(w, r, err)
 		return
 	}
-	if status != http.StatusOK {
-		http.Error(w, fmt.Sprintf("a service answered %d", status), http.StatusBadGateway)
-		return
+	answer(w, r, recommended)
+}
+
+// userOf is the user that the parameter user names, 42 where there is none.
+func userOf(r *http.Request) int64 {
+	if user, err := strconv.ParseInt(r.URL.Query().Get("user"), 10, 64); err == nil {
+		return user
 	}
+	return 42
+}
+
+func fail(w http.ResponseWriter, r *http.Request, err error) {
+	log.Printf("%s: %v", r.URL.Path, err)
+	http.Error(w, "a service did not answer as it should", http.StatusBadGateway)
+}
+
+func answer(w http.ResponseWriter, r *http.Request, what any) {
 	w.Header().Set("Content-Type", "application/json")
-	if _, err := w.Write(body); err != nil {
+	if err := json.NewEncoder(w).Encode(what); err != nil {
 		log.Printf("%s: %v", r.URL.Path, err)
 	}
 }
 
-func (g *gateway) fetch(ctx context.Context, target string) ([]byte, int, error) {
+// ask calls a method of the order service.
+func (g *gateway) ask(ctx context.Context, method string, user int64) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	out := &wrapperspb.StringValue{}
+	err := g.orders.Invoke(ctx, "/shop.Orders/"+method, wrapperspb.Int64(user), out)
+	return out.GetValue(), err
+}
+
+func (g *gateway) fetch(ctx context.Context, target string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	response, err := g.client.Do(request)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	return body, response.StatusCode, err
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answered %s", target, response.Status)
+	}
+	return io.ReadAll(response.Body)
 }
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:9080", "address to listen on")
 	users := flag.String("users", "http://127.0.0.1:9081", "base URL of the user service")
-	orders := flag.String("orders", "http://127.0.0.1:9082", "base URL of the order service")
+	orders := flag.String("orders", "127.0.0.1:9083", "where the order service serves gRPC")
 	flag.Parse()
 
-	g := &gateway{users: *users, orders: *orders, client: &http.Client{Timeout: 5 * time.Second}}
+	connection, err := grpc.NewClient(*orders, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		log.Fatalf("gateway: %v", err)
+	}
+	g := &gateway{users: *users, client: &http.Client{Timeout: 5 * time.Second}, orders: connection}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/profile", g.profile)
-	mux.HandleFunc("/recommendations", g.recommendations)
+	mux.HandleFunc("GET /profile", g.profile)
+	mux.HandleFunc("GET /recommendations", g.recommendations)
 
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -29,7 +28,7 @@ type service struct {
 }
 
 func (s *service) getUser(w http.ResponseWriter, r *http.Request) {
-	id, err := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/users/"))
+	id, err := strconv.Atoi(r.PathValue("id"))
 	if err != nil || id <= 0 {
 		http.NotFound(w, r)
 		return
@@ -74,7 +73,7 @@ func main() {
 
 	s := &service{orders: *orders, client: &http.Client{Timeout: 5 * time.Second}}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/users/", s.getUser)
+	mux.HandleFunc("GET /users/{id}", s.getUser)
 
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {
