@@ -345,14 +345,11 @@ pub fn join(truth: &[Record], segments: &[Segment], propagated: bool) -> Account
         .collect();
 
     for record in truth {
-        // A call that is sent again is served twice under one number: each request takes the span next in time.
+        // A call that is sent again is served twice under one number, one after the other, and so are they written down.
         let span = spans.get_mut(&(record.kind, record.id)).and_then(|same| {
-            let nearest = (0..same.len()).min_by_key(|&at| {
-                same.get(at).map_or(i64::MAX, |at| {
-                    (at.span.start_time - record.start_ns / 1_000_000).abs()
-                })
-            })?;
-            Some(same.swap_remove(nearest))
+            let first =
+                (0..same.len()).min_by_key(|&at| same.get(at).map_or(i64::MAX, |at| at.span.start_time))?;
+            Some(same.swap_remove(first))
         });
         let mut count = Count {
             made: 1,

@@ -162,6 +162,29 @@ fn calls_on_the_request_goroutine_find_their_parent() {
 }
 
 #[test]
+fn a_call_that_is_over_leaves_its_header_to_nobody() {
+    needs_rpc!();
+    let row = Row::start().unwrap();
+    let probe = row.trace(&[]).unwrap();
+    for id in 1..=10 {
+        row.ask("hasty", id).unwrap();
+    }
+    let (account, ended) = row.judge(probe, PROPAGATED).unwrap();
+    println!("{account}\n{}", ended.stderr);
+    let total = account.total();
+    assert_eq!(
+        (total.found, account.invented, total.wrong_facts),
+        (total.made, 0, 0),
+        "{account}"
+    );
+    assert_eq!((total.parents.wrong, total.references.wrong), (0, 0), "{account}");
+    assert!(
+        total.references.right > 0 && total.references.unknowable > 0,
+        "{account}"
+    );
+}
+
+#[test]
 fn calls_on_other_goroutines_find_their_parent() {
     needs_rpc!();
     check_shapes(&["values", "fanout_ctx", "fanout", "pool_ctx", "many"]);

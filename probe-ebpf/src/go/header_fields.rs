@@ -82,13 +82,15 @@ fn keep_in(
 ) -> Option<()> {
     let fields: GoString = memory::read(frame + offsets.fields?)?;
     note(fields, scratch)?;
-    if scratch.incoming.is_empty() {
-        return Some(());
-    }
     // A pointer to the embedded `HeadersFrame` comes first.
     let headers_frame: u64 = memory::read(frame)?;
     let id: u32 = memory::read(headers_frame + offsets.stream_id?)?;
     let key = StreamKey { connection, tgid, id };
+    if scratch.incoming.is_empty() {
+        // An earlier connection at this address may have left a stream that nobody has served.
+        let _mostly_none = GO_INCOMING.remove(&key);
+        return Some(());
+    }
     let _ages_out = GO_INCOMING.insert(&key, &scratch.incoming, 0);
     Some(())
 }

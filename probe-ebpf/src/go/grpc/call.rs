@@ -38,14 +38,39 @@ use crate::{
     scratch::{self, Scratch},
 };
 
+/// A call that is about to send its headers. It may be over before they are written, and another begin at its address.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Attempt {
+    /// Its `clientStream`.
+    call: u64,
+    /// What tells it from others: [`CallState::owner`].
+    owner: u64,
+}
+
+impl Attempt {
+    /// The call, unless it is over.
+    #[inline(always)]
+    fn call(self, tgid: u32) -> Option<&'static mut CallState> {
+        // SAFETY: one attempt of a call is made at a time; what else is written of it is its end.
+        let state = unsafe { &mut *GRPC_CALLS.get_ptr_mut(&key(self.call, tgid))? };
+        if state.owner() == self.owner {
+            Some(state)
+        } else {
+            None
+        }
+    }
+}
+
 /// GoroutineKey → the `clientStream` that it is about to send the headers of.
 #[map]
-static GRPC_ATTEMPTS: LruHashMap<GoroutineKey, u64> = LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+static GRPC_ATTEMPTS: LruHashMap<GoroutineKey, Attempt> = LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
 
 /// Address of a stream's header fields → its `clientStream`. The goroutine that writes frames has nothing else of the
 /// call that made them.
 #[map]
-static GRPC_HEADER_FIELDS: LruHashMap<PointerKey, u64> = LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
+static GRPC_HEADER_FIELDS: LruHashMap<PointerKey, Attempt> =
+    LruHashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
 
 /// Address of a `clientStream` → the call. Deleted at the call's end; what a dying process leaves, the loader sweeps.
 #[map]
@@ -69,15 +94,18 @@ pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let key = key(registers.word::<1>(), tgid);
-    if target.propagates() {
-        let _ages_out = GRPC_ATTEMPTS.insert(&goroutine, &key.pointer, 0);
-    }
-    // SAFETY: nothing of it is read.
-    if unsafe { GRPC_CALLS.get(&key) }.is_some() {
+    // SAFETY: what is read of it does not change.
+    let owner = match unsafe { GRPC_CALLS.get(&key) } {
         // Another attempt of the same call.
-        return 0;
+        Some(state) => Some(state.owner()),
+        None => scratch::with(|scratch| begin(registers, &goroutine, key, target, scratch)),
+    };
+    if let Some(owner) = owner
+        && target.propagates()
+    {
+        let call = key.pointer;
+        let _ages_out = GRPC_ATTEMPTS.insert(&goroutine, &Attempt { call, owner }, 0);
     }
-    let _counted = scratch::with(|scratch| begin(registers, &goroutine, key, target, scratch));
     0
 }
 
@@ -88,7 +116,7 @@ fn begin(
     key: PointerKey,
     target: &TargetInfo,
     scratch: &mut Scratch,
-) -> Option<()> {
+) -> Option<u64> {
     let offsets = &target.offsets;
     scratch.call.begin(EventKind::GoGrpcCall, target);
     scratch.call.flags = 0;
@@ -110,7 +138,7 @@ fn begin(
     {
         messages::begin(&key);
     }
-    Some(())
+    Some(scratch.call.owner())
 }
 
 /// Method, target, kind of streams; the address of the context.
@@ -155,17 +183,14 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
         return 0;
     };
     // SAFETY: a plain number.
-    let Some(call) = (unsafe { GRPC_ATTEMPTS.get(&goroutine) }) else {
+    let Some(attempt) = (unsafe { GRPC_ATTEMPTS.get(&goroutine) }).copied() else {
         return 0;
     };
-    let call = *call;
     // The next stream of this goroutine may be one that is no call, such as a health check.
     let _ours_alone = GRPC_ATTEMPTS.remove(&goroutine);
-    let Some(state) = GRPC_CALLS.get_ptr_mut(&key(call, tgid)) else {
+    let Some(state) = attempt.call(tgid) else {
         return 0;
     };
-    // SAFETY: one attempt of a call is made at a time.
-    let state = unsafe { &mut *state };
     let fields = GoString {
         address: registers.word::<1>(),
         len: registers.word::<2>(),
@@ -175,7 +200,7 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
             state.outcome = Outcome::Present as u32;
             return emit::lose::<()>(LossReason::PropagationPresent);
         }
-        let _ages_out = GRPC_HEADER_FIELDS.insert(&key(fields.address, tgid), &call, 0);
+        let _ages_out = GRPC_HEADER_FIELDS.insert(&key(fields.address, tgid), &attempt, 0);
         Some(())
     });
     0
@@ -197,16 +222,13 @@ pub(crate) fn go_grpc_write_header(ctx: ProbeContext) -> u32 {
     };
     let fields = key(registers.word::<4>(), tgid);
     // SAFETY: a plain number.
-    let Some(call) = (unsafe { GRPC_HEADER_FIELDS.get(&fields) }) else {
+    let Some(attempt) = (unsafe { GRPC_HEADER_FIELDS.get(&fields) }).copied() else {
         return 0;
     };
-    let call = *call;
     let _ours_alone = GRPC_HEADER_FIELDS.remove(&fields);
-    let Some(state) = GRPC_CALLS.get_ptr_mut(&key(call, tgid)) else {
+    let Some(state) = attempt.call(tgid) else {
         return 0;
     };
-    // SAFETY: the call waits for its headers to go out; what else is written of it is its end.
-    let state = unsafe { &mut *state };
     let _noted = scratch::with(|scratch| prepare(registers, state, target, tgid, scratch));
     0
 }

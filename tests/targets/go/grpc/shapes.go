@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -85,6 +86,7 @@ func (n *node) shapes() map[string]shape {
 		"retry":    n.retry,
 		"tired":    n.tired,
 		"late":     n.late,
+		"hasty":    n.hasty,
 		"abort":    n.abort,
 		"leave":    n.leave,
 		"overrun":  n.overrun,
@@ -326,6 +328,36 @@ func (n *node) late(ctx context.Context, id uint64) error {
 		}
 	}
 	return nil
+}
+
+// hasty gives calls up while their headers still wait to be written, and lets their memory be used again for others.
+func (n *node) hasty(ctx context.Context, id uint64) error {
+	to := n.plain
+	// Such a call may be over before its headers are written: nothing is there any more that could be put in.
+	to.bare = true
+	over := make(chan struct{})
+	for range 2 {
+		n.background(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+					runtime.GC()
+				}
+			}
+		})
+	}
+	defer close(over)
+	return n.fan(fanWidth*manyWidth, func() error {
+		for range 10 {
+			ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
+			// Whether it is in time does not matter.
+			n.caller.call(ctx, to, intent{id, "hasty", mustFind}, unary, "leaf")
+			cancel()
+		}
+		return nil
+	})
 }
 
 // abort gives its calls up while it waits for them.
