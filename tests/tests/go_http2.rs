@@ -6,17 +6,19 @@
     reason = "a test panics where it fails and prints its report; clippy knows only test functions"
 )]
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::{
+    client::{self, Connection},
     go_http2::{MIX, Package},
+    http2::{Answering, RST_STREAM, frame},
     needs_http2, needs_probe,
-    probe::{Ended, find_span},
+    probe::{Ended, Probe, find_span},
     scene::Scene,
     segment::{Segment, Span},
     skip::{full, skip},
-    target::{Go, Load},
+    target::{self, Addresses, Go, Load, Target},
     truth::{Record, Side, span_number},
 };
 use xtask::go;
@@ -268,5 +270,106 @@ fn a_client_that_cancels_resets_its_stream() {
                 assert_eq!(entry.tag("http.client_gone"), Some("true"), "{entry:?}");
             }
         }
+    }
+}
+
+/// A client outside, that says who it is: the base64 of these words, and the address by which it calls.
+const STRANGER: &str = "1-dHJhY2U=-c2VnbWVudA==-3-c3RyYW5nZXI=-aW5zdGFuY2U=-ZW5kcG9pbnQ=-ZnJvbnQ6ODA=";
+
+#[test]
+fn a_header_of_the_programs_own_stays_alone() {
+    for package in [Package::Standard, Package::XNet] {
+        needs_http2!(package);
+        let scene = package.scene().unwrap();
+        let probe = scene.trace(&[]).unwrap();
+        // A proxy passes on what it came with, among few headers, and among more than fit one group of a map.
+        for (id, headers) in [(1, 0), (2, 7), (3, 40)] {
+            let mut request = format!("GET /proxy/{id} HTTP/1.1\r\nHost: front\r\nsw8: {STRANGER}\r\n");
+            for header in 0..headers {
+                request.push_str(&format!("X-Header-{header}: {header}\r\n"));
+            }
+            let mut connection = Connection::open(scene.front.host()).unwrap();
+            connection.send(format!("{request}\r\n").as_bytes()).unwrap();
+            assert_eq!(connection.receive().unwrap().status, 200);
+        }
+        // More than are looked at: none goes out, for there may be one.
+        let mut request = "GET /proxy/4 HTTP/1.1\r\nHost: front\r\n".to_owned();
+        for header in 0..80 {
+            request.push_str(&format!("X-Header-{header}: {header}\r\n"));
+        }
+        let mut connection = Connection::open(scene.front.host()).unwrap();
+        connection.send(format!("{request}\r\n").as_bytes()).unwrap();
+        assert_eq!(connection.receive().unwrap().status, 200);
+
+        let (account, ended) = scene.judge(probe, true).unwrap();
+        println!("{account}\n{}", ended.stderr);
+        let leaves: Vec<(&Segment, &Span)> = ended
+            .segments
+            .iter()
+            .flat_map(|segment| segment.spans.iter().map(move |span| (segment, span)))
+            .filter(|(_, span)| span.is_entry() && span.operation_name == "GET:/leaf/{id}")
+            .collect();
+        assert_eq!(leaves.len(), 4);
+        let of_stranger = leaves.iter().filter(|(segment, span)| {
+            segment.trace_id == "trace"
+                && span
+                    .refs
+                    .iter()
+                    .all(|reference| reference.parent_service == "stranger")
+        });
+        assert_eq!(of_stranger.count(), 3);
+        assert_eq!(leaves.iter().filter(|(_, span)| span.refs.is_empty()).count(), 1);
+        let mut lost: Vec<&str> = ended
+            .stderr
+            .lines()
+            .filter_map(|line| line.strip_prefix("lost in the kernel: "))
+            .collect();
+        lost.sort_unstable();
+        assert_eq!(
+            lost,
+            ["propagation_present 3 links", "propagation_refused 1 link"]
+        );
+    }
+}
+
+#[test]
+fn a_server_that_refuses_says_why() {
+    // Without TLS x/net leaves the first stream to a request that would upgrade.
+    for (package, stream) in [(Package::Standard, 1), (Package::XNet, 3)] {
+        needs_http2!(package);
+        let program = package.program(&Go::system().unwrap(), &[]).unwrap();
+        // The stream fails with an internal error; the connection goes on.
+        let reset = frame(RST_STREAM, 0, stream, &2_u32.to_be_bytes());
+        let peer = Answering::start(reset).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("truth.log");
+        let next = format!(r#"{{"main": "http://{}"}}"#, peer.host());
+        let arguments = [
+            "serve",
+            "-name",
+            "front",
+            "-first-id",
+            "100",
+            "-next",
+            &next,
+            "-log",
+        ];
+        let mut command = Command::new(&program);
+        command.args(arguments).arg(&log).env("SW_AGENT_NAME", "front");
+        let front = Target::spawn(&mut command).unwrap();
+        let printed: Addresses = serde_json::from_str(&front.line().unwrap()).unwrap();
+        let probe = Probe::of_pids(&[front.pid()], &[]).unwrap();
+        let answer = client::get(target::host(&printed.main), "/sync/1").unwrap();
+        assert_eq!(answer.status, 502);
+        let segment = probe.segment_of("Entry", "/sync/1").unwrap();
+        let exit = find_span(&segment, "Exit", "/leaf/101").unwrap();
+        assert!(exit.is_error, "{exit:?}");
+        assert_eq!(exit.log("message"), Some("the stream was reset: INTERNAL_ERROR"));
+        let kind = exit.log("error.kind").unwrap();
+        assert!(
+            matches!(kind, "http.http2StreamError" | "http2.StreamError"),
+            "{kind}"
+        );
+        assert_eq!(exit.tag("http.status_code"), None);
     }
 }
