@@ -2,6 +2,7 @@
 
 pub mod elf;
 pub mod go;
+pub mod layout;
 pub mod module;
 pub mod network;
 pub mod pclntab;

@@ -276,6 +276,7 @@ fn offsets(plan: &Plan) -> Vec<OffsetReport> {
     let report = |(field, source): &(_, OffsetSource)| {
         let (source, measured, module) = match *source {
             OffsetSource::Dwarf => ("DWARF", None, None),
+            OffsetSource::Types => ("type descriptors", None, None),
             OffsetSource::Table { module, release } => ("table", Some(release), module),
             OffsetSource::NotYet => ("not in this version", None, None),
             OffsetSource::Unknown => ("unknown", None, None),

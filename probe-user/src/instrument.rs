@@ -17,6 +17,7 @@ use self::{
 };
 use crate::discover::{
     go::{BinaryError, GoBinary, ModuleUnknown},
+    layout::{FieldName, Layouts, Told},
     pclntab::{Found, Function},
     types::types_field,
 };
@@ -50,15 +51,24 @@ pub struct Hook {
 pub struct Versions {
     pub since: u16,
     pub before: Option<u16>,
-    pub module: Option<ModuleVersions>,
+    pub module: Option<(Side, &'static ModuleChange)>,
 }
 
-/// Releases of a module, by major and minor number.
+/// On which side of a change a release is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ModuleVersions {
-    pub path: &'static str,
+pub enum Side {
+    Before,
+    Since,
+}
+
+/// A change of a library that its struct fields do not show where they are read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ModuleChange {
+    pub module: &'static str,
+    /// Major and minor number of the first release with it.
     pub since: (u64, u64),
-    pub before: Option<(u64, u64)>,
+    /// A field that went with it: by that a binary tells that does not name its modules.
+    pub lost: FieldName<'static>,
 }
 
 // === impl Versions ===
@@ -67,20 +77,38 @@ impl Versions {
     fn contain(self, binary: &GoBinary) -> Result<bool, RefusalReason> {
         let minor = binary.go_version.minor;
         let go = minor >= self.since && self.before.is_none_or(|before| minor < before);
-        let Some(module) = self.module.filter(|_| go) else {
-            return Ok(go);
-        };
-        let unknown = |why| RefusalReason::UnknownModule {
-            module: module.path,
-            why,
-        };
-        let (_, version) = binary.module_of(module.path).map_err(unknown)?;
-        // A commit is named after the last tag that leads to it, which may be much older.
-        if !version.is_release() {
-            return Err(unknown(ModuleUnknown::NoRelease));
+        match self.module {
+            Some((side, change)) if go => Ok(change.side(binary)? == side),
+            Some(_) | None => Ok(go),
         }
-        let version = version.minor();
-        Ok(version >= module.since && module.before.is_none_or(|before| version < before))
+    }
+}
+
+// === impl ModuleChange ===
+
+impl ModuleChange {
+    /// By the version that the binary names, else by its type descriptors: a commit is named after the last tag that
+    /// leads to it, which may be much older.
+    fn side(&self, binary: &GoBinary) -> Result<Side, RefusalReason> {
+        let why = match binary.module_of(self.module) {
+            Ok((_, version)) if version.is_release() => {
+                return Ok(if version.minor() < self.since {
+                    Side::Before
+                } else {
+                    Side::Since
+                });
+            }
+            Ok(_) => ModuleUnknown::NoRelease,
+            Err(why) => why,
+        };
+        match Layouts::find(binary, &[self.lost.0]).field(self.lost) {
+            Told::At(_) => Ok(Side::Before),
+            Told::NoField => Ok(Side::Since),
+            Told::NoStruct => Err(RefusalReason::UnknownModule {
+                module: self.module,
+                why,
+            }),
+        }
     }
 }
 
@@ -193,7 +221,7 @@ pub enum RefusalReason {
     Site(#[from] SiteError),
     #[error("the function's code cannot be read")]
     Unreadable,
-    #[error("the offset of {} is not in the binary's DWARF, and {why}", offset::name(*field))]
+    #[error("the offset of {} is in neither the binary's DWARF nor its type descriptors, and {why}", offset::name(*field))]
     UnknownOffset { field: GoField, why: Unmeasured },
     #[error("{0} has no site, and without it this {1} cannot be traced")]
     PartRefused(&'static str, Part),
@@ -539,9 +567,19 @@ mod tests {
                 .map(|(_, source)| source)
                 .filter(|source| **source != OffsetSource::NotYet);
             if binary.stripped {
-                // The table has been measured on another build, and says the same.
-                assert!(sources.all(|source| matches!(source, OffsetSource::Table { module: None, .. })));
+                assert!(sources.all(|source| *source == OffsetSource::Types), "{name}");
                 assert_eq!(Some(plan.offsets), with_dwarf, "{name}");
+                // The table has been measured on another build, and says the same.
+                for (field, source) in &plan.offset_sources {
+                    let (measured, by_table) = offset::measured(&binary, *field);
+                    let is_there = *source == OffsetSource::Types;
+                    assert_eq!(measured.is_some(), is_there, "{field:?} by {by_table:?}");
+                    assert_eq!(
+                        measured,
+                        plan.offsets.get(*field).map(|at| at as u16),
+                        "{field:?}"
+                    );
+                }
             } else {
                 assert!(sources.all(|source| *source == OffsetSource::Dwarf), "{name}");
                 assert_eq!(plan.goidgen, Some(goidgen_by_name(&binary)), "{name}");

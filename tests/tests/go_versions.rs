@@ -145,7 +145,8 @@ fn examine(go: &Go, build: &GoBuild, stripped: bool) -> Result<String> {
     for (field, source) in &plan.offset_sources {
         let expected = match source {
             OffsetSource::Dwarf => !stripped,
-            OffsetSource::Table { .. } => stripped,
+            OffsetSource::Types => stripped,
+            OffsetSource::Table { .. } => false,
             OffsetSource::NotYet => true,
             OffsetSource::Unknown => false,
         };
@@ -349,6 +350,7 @@ impl Case {
             .iter()
             .filter_map(|(_, source)| match source {
                 OffsetSource::Dwarf => Some("DWARF".to_owned()),
+                OffsetSource::Types => Some("type descriptors".to_owned()),
                 OffsetSource::Table { release, .. } => Some(format!("table, {release}")),
                 OffsetSource::NotYet => None,
                 OffsetSource::Unknown => Some("unknown".to_owned()),

@@ -1,6 +1,6 @@
-//! grpc-go in the versions that moved its fields: every hook is found, the table says of a stripped program what the
-//! DWARF of the same program says, and a version that was not measured is refused; and traced, on both sides of each
-//! break, built by the oldest Go that can and by the newest.
+//! grpc-go in the versions that moved its fields: every hook is found, the type descriptors of a stripped program and the
+//! table say what the DWARF of the same program says; and traced, on both sides of each break, built by the oldest Go
+//! that can and by the newest.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use probe_common::field::GoField;
 use probe_user::{
     discover::go::GoBinary,
-    instrument::{self, OnMissing, Part, Plan, offset::OffsetSource},
+    instrument::{
+        self, OnMissing, Part, Plan,
+        offset::{self, OffsetSource},
+    },
 };
 use tests::{
     needs_probe,
@@ -74,19 +77,24 @@ fn compare(go: &Go, program: &Program) -> Result<()> {
         let lost = plan.refusals.iter().find_map(instrument::Refusal::loss);
         ensure!(lost.is_none(), "{lost:?}");
     }
+    let binary = GoBinary::open(&program.build(go, STRIPPED)?)?;
     let library = GoField::ALL.iter().filter(|field| field.module().is_some());
     for field in library {
-        let (known, by_table) = (with_dwarf.offsets.get(*field), stripped.offsets.get(*field));
+        let (known, described) = (with_dwarf.offsets.get(*field), stripped.offsets.get(*field));
         ensure!(
-            known == by_table,
-            "{field:?}: {known:?} by DWARF, {by_table:?} by the table"
+            known == described,
+            "{field:?}: {known:?} by DWARF, {described:?} by type descriptors"
+        );
+        let (measured, _) = offset::measured(&binary, *field);
+        ensure!(
+            known == measured.map(u64::from),
+            "{field:?}: {known:?} by DWARF, {measured:?} by the table"
         );
     }
+    // Of Go's own structs the program lacks those of what it does not do.
     let mut sources = stripped.offset_sources.iter();
-    let from_elsewhere = sources.find(|(field, source)| match source {
-        OffsetSource::Table { module, .. } => module.is_some() != field.module().is_some(),
-        OffsetSource::NotYet => false,
-        OffsetSource::Dwarf | OffsetSource::Unknown => true,
+    let from_elsewhere = sources.find(|(field, source)| {
+        field.module().is_some() && !matches!(source, OffsetSource::Types | OffsetSource::NotYet)
     });
     ensure!(from_elsewhere.is_none(), "{from_elsewhere:?}");
     Ok(())
@@ -97,7 +105,7 @@ fn plan(path: &Path) -> Result<Plan> {
 }
 
 #[test]
-fn what_was_not_measured_is_refused() {
+fn the_table_is_asked_last() {
     let [.., newest] = ALWAYS;
     let (go, program) = match program(newest) {
         Ok(found) => found,
@@ -105,33 +113,60 @@ fn what_was_not_measured_is_refused() {
     };
     let path = program.build(&go, STRIPPED).expect("build");
     let whole = std::fs::read(&path).expect("read");
-    let refused = |old: &[u8], new: &[u8]| {
+    let plan_with = |changes: &[(&[u8], &[u8])]| {
         let mut bytes = whole.clone();
-        let places: Vec<usize> = (0..bytes.len() - old.len())
-            .filter(|at| bytes[*at..].starts_with(old))
-            .collect();
-        assert!(!places.is_empty(), "nothing to change");
-        for at in places {
-            bytes[at..at + new.len()].copy_from_slice(new);
+        for (old, new) in changes {
+            let places: Vec<usize> = (0..bytes.len() - old.len())
+                .filter(|at| bytes[*at..].starts_with(old))
+                .collect();
+            assert!(!places.is_empty(), "nothing to change");
+            for at in places {
+                bytes[at..at + new.len()].copy_from_slice(new);
+            }
         }
         let binary = GoBinary::from_bytes(&path, bytes).expect("a binary");
-        let plan = instrument::plan(&binary).expect("a plan");
-        assert!(!plan.has(Part::GrpcServer) && !plan.has(Part::GrpcClient));
-        let refusals = plan.refusals.iter();
-        let mut essential = refusals.filter(|refusal| refusal.on_missing == OnMissing::Refuse);
-        essential.next().expect("a refusal").reason.to_string()
+        instrument::plan(&binary).expect("a plan")
     };
-    let newer = refused(
+    let newer: (&[u8], &[u8]) = (
         b"google.golang.org/grpc\tv1.85.0",
         b"google.golang.org/grpc\tv1.99.0",
     );
-    let told = "is not in the binary's DWARF, and google.golang.org/grpc v1.99.0 was not measured (the newest is v1.";
-    assert!(newer.contains(told), "{newer}");
     // What brackets the list of modules.
-    let unlisted = refused(b"\x30\x77\xaf\x0c\x92\x74\x08\x02", b"\0\0\0\0\0\0\0\0");
-    let told =
-        "and the version of google.golang.org/grpc is not known: the build information lists no modules";
-    assert!(unlisted.ends_with(told), "{unlisted}");
+    let unlisted: (&[u8], &[u8]) = (b"\x30\x77\xaf\x0c\x92\x74\x08\x02", b"\0\0\0\0\0\0\0\0");
+    // The names of two structs: their descriptors are found no more.
+    let hidden: [(&[u8], &[u8]); 2] = [
+        (b"*grpc.clientStream", b"*grpc.clientStreXm"),
+        (b"*transport.Stream", b"*transport.StreXm"),
+    ];
+    for changes in [&[newer][..], &[unlisted]] {
+        let plan = plan_with(changes);
+        let lost = plan.refusals.iter().find_map(instrument::Refusal::loss);
+        assert!(lost.is_none(), "{lost:?}");
+        assert!(plan.has(Part::GrpcServer) && plan.has(Part::GrpcClient));
+    }
+    // What the descriptors do not tell, the table tells of the version that is named, and of no other.
+    let by_table = plan_with(&hidden);
+    assert!(by_table.has(Part::GrpcServer) && by_table.has(Part::GrpcClient));
+    let is_table = |(_, source): &(GoField, OffsetSource)| matches!(source, OffsetSource::Table { .. });
+    assert!(by_table.offset_sources.iter().any(is_table));
+    for (change, told) in [
+        (
+            newer,
+            "is in neither the binary's DWARF nor its type descriptors, and google.golang.org/grpc v1.99.0 was not \
+             measured (the newest is v1.",
+        ),
+        (
+            unlisted,
+            "and the version of google.golang.org/grpc is not known: the build information lists no modules",
+        ),
+    ] {
+        let plan = plan_with(&[hidden[0], hidden[1], change]);
+        assert!(!plan.has(Part::GrpcServer) && !plan.has(Part::GrpcClient));
+        let refusals = plan.refusals.iter();
+        let mut essential = refusals.filter(|refusal| refusal.on_missing == OnMissing::Refuse);
+        let reason = essential.next().expect("a refusal").reason.to_string();
+        assert!(reason.contains(told), "{reason}");
+    }
 }
 
 // === Traced ===
@@ -334,6 +369,7 @@ impl Case {
             .filter(|(field, _)| field.module() == Some("google.golang.org/grpc"))
             .filter_map(|(_, source)| match source {
                 OffsetSource::Dwarf => Some("DWARF".to_owned()),
+                OffsetSource::Types => Some("type descriptors".to_owned()),
                 OffsetSource::Table { release, .. } => Some(format!("table, {release}")),
                 OffsetSource::NotYet => None,
                 OffsetSource::Unknown => Some("unknown".to_owned()),

@@ -4,6 +4,7 @@
 //! against the segments, and no table is held in memory: a binary of any size costs a few buffers.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     ops::ControlFlow,
@@ -420,6 +421,37 @@ impl Elf {
                 word.copy_from_slice(&value.to_le_bytes());
             }
         })
+    }
+
+    /// The same of many ranges, each an address and a number of bytes, in one pass over the relocations; nothing of
+    /// those that lie outside of the file.
+    pub fn read_all_relocated(&self, ranges: &[(u64, usize)]) -> Result<Vec<Option<Vec<u8>>>, ElfError> {
+        let mut read = Vec::with_capacity(ranges.len());
+        let mut by_address: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (index, (address, size_bytes)) in ranges.iter().enumerate() {
+            let mut bytes = vec![0; *size_bytes];
+            if self.read_address(*address, &mut bytes).is_err() {
+                read.push(None);
+                continue;
+            }
+            read.push(Some(bytes));
+            for word in (0..*size_bytes as u64).step_by(8) {
+                by_address.entry(address + word).or_default().push(index);
+            }
+        }
+        self.relocations(|place, value| {
+            for index in by_address.get(&place).into_iter().flatten() {
+                let at = ranges
+                    .get(*index)
+                    .and_then(|(address, _)| usize::try_from(place - address).ok());
+                let range = read.get_mut(*index).and_then(Option::as_mut);
+                let word = at.and_then(|at| range?.get_mut(at..at.checked_add(8)?));
+                if let Some(word) = word {
+                    word.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+        })?;
+        Ok(read)
     }
 
     /// Every relocation of the kind "load bias plus addend": its address and its addend.

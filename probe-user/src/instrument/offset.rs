@@ -1,8 +1,9 @@
-//! Offsets of Go struct fields: from the binary's DWARF, else from the table of measured versions, else unknown.
+//! Offsets of Go struct fields: from the binary's DWARF, else from its type descriptors, else from the table of measured
+//! versions, else unknown.
 //!
-//! Nothing is carried over to a release newer than the measured ones, not even within a minor version: a patch
-//! release has moved fields before. The fields of a library go by the version of its module, which a binary may not
-//! name; then nothing is assumed.
+//! In the table nothing is carried over to a release newer than the measured ones, not even within a minor version: a
+//! patch release has moved fields before. The fields of a library go by the version of its module, which a binary may
+//! not name; then nothing is assumed.
 
 pub mod dwarf;
 mod table;
@@ -12,13 +13,18 @@ use std::fmt;
 use probe_common::field::{GoField, Offsets};
 use thiserror::Error;
 
-use crate::discover::go::{GoBinary, GoVersion, ModuleUnknown};
+use crate::discover::{
+    go::{GoBinary, GoVersion, ModuleUnknown},
+    layout::{FieldName, Layouts, Told},
+};
 
 /// How a field's offset came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetSource {
     /// The binary's own debugging information.
     Dwarf,
+    /// The binary's own type descriptors, which stripping leaves alone.
+    Types,
     /// The table; the release is the nearest one below the binary's that was measured, of the module or else of Go.
     Table {
         module: Option<&'static str>,
@@ -179,20 +185,43 @@ impl StructOffsets {
             .iter()
             .map(|field| spelled(*field, binary.go_version))
             .collect();
-        let names: Vec<dwarf::FieldName<'_>> = structs
+        let names: Vec<FieldName<'_>> = structs
             .iter()
             .map(|(name, field)| (name.as_str(), *field))
             .collect();
         let dwarf = dwarf::find(binary.elf(), &names).unwrap_or_default();
+        // Read only where something is missing that may be there.
+        let is_missing = |field: &GoField, name: &FieldName<'_>| {
+            (field.module().is_none() || asked.contains(field)) && !dwarf.contains_key(name)
+        };
+        let missing = GoField::ALL.iter().zip(&names);
+        let mut missing: Vec<&str> = missing
+            .filter(|(field, name)| is_missing(field, name))
+            .map(|(_, (name, _))| *name)
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        let layouts = if dwarf.is_empty() {
+            Layouts::find(binary, &missing)
+        } else {
+            Layouts::default()
+        };
         let fields = GoField::ALL.iter().zip(&names).filter_map(|(field, path)| {
             if let Some(offset) = dwarf.get(path).and_then(|offset| u16::try_from(*offset).ok()) {
                 return Some((*field, Some(offset), OffsetSource::Dwarf));
             }
-            let (offset, source) = match field.module() {
-                None => by_go(binary, *field),
-                Some(_) if asked.contains(field) => by_module(binary, *field),
-                Some(_) => return None,
-            };
+            match layouts.field(*path) {
+                Told::At(offset) => {
+                    let offset = u16::try_from(offset).ok()?;
+                    return Some((*field, Some(offset), OffsetSource::Types));
+                }
+                Told::NoField => return Some((*field, None, OffsetSource::NotYet)),
+                Told::NoStruct => {}
+            }
+            if field.module().is_some() && !asked.contains(field) {
+                return None;
+            }
+            let (offset, source) = measured(binary, *field);
             Some((*field, offset, source))
         });
         Self {
@@ -218,7 +247,15 @@ impl StructOffsets {
     }
 }
 
-/// What the table says of a field of Go's own.
+/// What the table says.
+pub fn measured(binary: &GoBinary, field: GoField) -> (Option<u16>, OffsetSource) {
+    match field.module() {
+        None => by_go(binary, field),
+        Some(_) => by_module(binary, field),
+    }
+}
+
+/// What it says of a field of Go's own.
 fn by_go(binary: &GoBinary, field: GoField) -> (Option<u16>, OffsetSource) {
     let version = binary.go_version;
     let too_old = since(field).is_some_and(|since| version < since);
@@ -233,7 +270,7 @@ fn by_go(binary: &GoBinary, field: GoField) -> (Option<u16>, OffsetSource) {
     known(found)
 }
 
-/// What the table says of a field of a library.
+/// What it says of a field of a library.
 fn by_module(binary: &GoBinary, field: GoField) -> (Option<u16>, OffsetSource) {
     let Ok((module, version)) = binary.module_of(field.path().0) else {
         return (None, OffsetSource::Unknown);

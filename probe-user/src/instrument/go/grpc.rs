@@ -2,7 +2,7 @@
 
 use probe_common::field::GoField;
 
-use crate::instrument::{Hook, Instrumentation, ModuleVersions, OnMissing, Part, SiteKind, Versions};
+use crate::instrument::{Hook, Instrumentation, ModuleChange, OnMissing, Part, Side, SiteKind, Versions};
 
 const ALL: Versions = Versions {
     since: 19,
@@ -10,16 +10,16 @@ const ALL: Versions = Versions {
     module: None,
 };
 
-/// `operateHeaders` got a context as its first argument.
-const CONTEXT_FIRST: (u64, u64) = (1, 60);
+/// `operateHeaders` got as its first argument the context that the transport had kept.
+const CONTEXT_FIRST: ModuleChange = ModuleChange {
+    module: "google.golang.org/grpc",
+    since: (1, 60),
+    lost: ("google.golang.org/grpc/internal/transport.http2Server", "ctx"),
+};
 
-const fn module(since: (u64, u64), before: Option<(u64, u64)>) -> Versions {
+const fn module(side: Side, change: &'static ModuleChange) -> Versions {
     Versions {
-        module: Some(ModuleVersions {
-            path: "google.golang.org/grpc",
-            since,
-            before,
-        }),
+        module: Some((side, change)),
         ..ALL
     }
 }
@@ -28,7 +28,7 @@ const OPERATE_HEADERS: Hook = Hook {
     program: "go_grpc_operate_headers",
     symbols: &["google.golang.org/grpc/internal/transport.(*http2Server).operateHeaders"],
     site: SiteKind::StackCheck,
-    versions: module(CONTEXT_FIRST, None),
+    versions: module(Side::Since, &CONTEXT_FIRST),
     part: Part::GrpcServer,
     on_missing: OnMissing::Degrade("traces that come in by gRPC are not continued"),
     needs: &[GoField::MetaHeadersFrameFields, GoField::FrameHeaderStreamId],
@@ -87,7 +87,7 @@ pub const GRPC: Instrumentation = Instrumentation {
         OPERATE_HEADERS,
         Hook {
             program: "go_grpc_operate_headers_without_context",
-            versions: module((1, 0), Some(CONTEXT_FIRST)),
+            versions: module(Side::Before, &CONTEXT_FIRST),
             ..OPERATE_HEADERS
         },
         Hook {

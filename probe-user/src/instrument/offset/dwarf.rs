@@ -16,7 +16,10 @@ use gimli::{
     LittleEndian, UnitOffset, constants,
 };
 
-use crate::discover::elf::{Elf, Section};
+use crate::discover::{
+    elf::{Elf, Section},
+    layout::FieldName,
+};
 
 /// Bytes of the section held at once.
 const WINDOW_BYTES: usize = 256 * 1024;
@@ -29,9 +32,6 @@ const SECTION_MAX: u64 = 512 * 1024 * 1024;
 /// Bytes of a compressed section's header.
 const COMPRESSION_HEADER_BYTES: u64 = 24;
 const COMPRESSION_ZLIB: u32 = 1;
-
-/// A field by the struct's full name and its own.
-pub type FieldName<'a> = (&'a str, &'a str);
 
 /// The offsets of those of the fields that the binary's DWARF has. `None` if it has no DWARF that can be read.
 pub fn find<'a>(elf: &Elf, fields: &[FieldName<'a>]) -> Option<HashMap<FieldName<'a>, u64>> {
