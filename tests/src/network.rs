@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use xtask::debian;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,7 @@ impl Networks {
     pub const SERVER: &str = "10.231.77.2:0";
 
     pub fn new() -> Result<Self> {
+        debian::ensure_program("ip", "iproute2", "make networks of our own")?;
         let networks = Self {
             client: format!("skyprobe-client-{}", process::id()),
             server: format!("skyprobe-server-{}", process::id()),

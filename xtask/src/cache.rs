@@ -1,6 +1,6 @@
 //! Where everything that was fetched lives: `$SKYPROBE_CACHE`, else `~/.cache/skyprobe`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -12,22 +12,31 @@ pub fn dir(part: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Makes the folder `place` by `fill`, all of it or nothing: a half-filled folder is never seen.
+/// Makes the folder `place` by `fill`, all of it or nothing: a half-filled folder is never seen. Who else wants it
+/// meanwhile waits: two npm at once spoil each other's installation.
 pub fn filled(place: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if place.is_dir() {
         return Ok(());
     }
-    let name = place.file_name().context("a cache folder needs a name")?;
-    let half = place.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let name = place
+        .file_name()
+        .context("a cache folder needs a name")?
+        .to_string_lossy();
+    let lock = place.with_file_name(format!(".{name}.lock"));
+    let lock = File::create(&lock).with_context(|| format!("make {}", lock.display()))?;
+    // Let go when the file is closed, however this ends.
+    lock.lock()
+        .with_context(|| format!("wait for {}", place.display()))?;
+    if place.is_dir() {
+        return Ok(());
+    }
+    let half = place.with_file_name(format!(".{name}.half"));
     if half.exists() {
         fs::remove_dir_all(&half).with_context(|| format!("clear {}", half.display()))?;
     }
     fs::create_dir_all(&half).with_context(|| format!("make {}", half.display()))?;
     let outcome = fill(&half).and_then(|()| {
-        // Another process may have been quicker; its folder is as good as ours.
-        fs::rename(&half, place)
-            .or_else(|error| if place.is_dir() { Ok(()) } else { Err(error) })
-            .with_context(|| format!("put {} in its place", place.display()))
+        fs::rename(&half, place).with_context(|| format!("put {} in its place", place.display()))
     });
     if half.exists() {
         let _ = fs::remove_dir_all(&half);
@@ -50,6 +59,12 @@ fn root() -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        thread,
+        time::Duration,
+    };
+
     use super::*;
 
     #[test]
@@ -61,5 +76,25 @@ mod tests {
         assert_eq!(fs::read_to_string(place.join("a")).expect("read"), "1");
         filled(&place, |_| anyhow::bail!("must not be filled twice")).expect("kept");
         fs::remove_dir_all(place).expect("clean");
+    }
+
+    #[test]
+    fn two_at_once_fill_it_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("place");
+        let fills = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    filled(&place, |half| {
+                        fills.fetch_add(1, Ordering::Relaxed);
+                        thread::sleep(Duration::from_millis(50));
+                        Ok(fs::write(half.join("a"), "1")?)
+                    })
+                    .expect("fill");
+                });
+            }
+        });
+        assert_eq!(fills.into_inner(), 1);
     }
 }

@@ -350,7 +350,9 @@ impl Buildinfo {
                 }
             })?;
             if let Some(address) = found {
-                return Self::read(elf, address);
+                // Whoever reads Go programs has these bytes among its own, and something else behind them.
+                let is_its_own = |found: &Self| found.version.contains(char::is_control);
+                return Ok(Self::read(elf, address)?.filter(|found| !is_its_own(found)));
             }
         }
         Ok(None)
