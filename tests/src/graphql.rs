@@ -162,6 +162,16 @@ impl Span {
     pub fn tag(&self, key: &str) -> Option<&str> {
         self.tags.iter().find(|tag| tag.key == key)?.value.as_deref()
     }
+
+    /// Whether its first reference is to `parent`.
+    pub fn refers_to(&self, parent: &Self) -> bool {
+        self.refs.first().is_some_and(|reference| {
+            reference.r#type == "CROSS_PROCESS"
+                && reference.trace_id == parent.trace_id
+                && reference.parent_segment_id == parent.segment_id
+                && reference.parent_span_id == parent.span_id
+        })
+    }
 }
 
 impl GraphQl {

@@ -7,6 +7,7 @@ pub mod go_http2;
 pub mod graphql;
 pub mod http2;
 pub mod network;
+pub mod oap;
 pub mod page;
 pub mod probe;
 pub mod rpc;

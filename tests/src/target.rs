@@ -241,8 +241,11 @@ impl Target {
 
     /// Starts it and stops it before its first instruction, so that nothing it does can be missed.
     pub fn start_stopped(program: &Path, arguments: &[&str]) -> Result<Self> {
-        let mut command = Command::new(program);
-        command.args(arguments);
+        Self::spawn_stopped(Command::new(program).args(arguments))
+    }
+
+    /// The same with a prepared command.
+    pub fn spawn_stopped(command: &mut Command) -> Result<Self> {
         // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
         unsafe {
             command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
@@ -250,7 +253,8 @@ impl Target {
                 _ => Err(io::Error::last_os_error()),
             });
         }
-        let target = Self::spawn(&mut command)?;
+        let program = Path::new(command.get_program()).to_owned();
+        let target = Self::spawn(command)?;
         let pid = target.pid_t();
         let mut status = 0;
         // SAFETY: `status` outlives the call; the process is our child and its exec stops it.

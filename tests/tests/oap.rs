@@ -1,17 +1,10 @@
 //! A real OAP shows what it was sent: segments made by hand, the demo's services and Debian's Prometheus, both under
 //! the probe.
 
-#![expect(
-    clippy::panic,
-    reason = "a test panics where it fails; clippy knows only test functions"
-)]
-
 use std::{
     collections::BTreeSet,
-    process::Command,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
-    thread,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,7 +16,7 @@ use tests::{
     client,
     graphql::{GraphQl, Span},
     needs_probe, needs_rpc,
-    probe::{Probe, binary},
+    oap::{attach_to, both_sides, eventually},
     rpc::{self, Row},
     scrape::Scrape,
     skip,
@@ -32,31 +25,12 @@ use tests::{
 use tonic::transport::Endpoint;
 use xtask::oap::{Oap, Ports, REFERENCE};
 
-/// OAP stores every 3 s here, and maps addresses to services every 10 s.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// One OAP for all tests of this file: a boot is the dearest part of them.
 fn oap() -> MutexGuard<'static, Oap> {
     static SHARED: OnceLock<Mutex<Oap>> = OnceLock::new();
     let oap =
         SHARED.get_or_init(|| Mutex::new(Oap::start(REFERENCE, Ports::default()).expect("an OAP starts")));
     oap.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Asks until `check` is content; the last complaint is the test's failure.
-fn eventually(what: &str, mut check: impl FnMut() -> Result<()>) {
-    let tries = PATIENCE.as_secs();
-    for last in 1..=tries {
-        match check() {
-            Ok(()) => return,
-            Err(error) if last == tries => panic!("{what} after {tries} s: {error:#}"),
-            Err(_) => thread::sleep(Duration::from_secs(1)),
-        }
-    }
-}
-
-fn both_sides() -> BTreeSet<String> {
-    BTreeSet::from(["CLIENT".to_owned(), "SERVER".to_owned()])
 }
 
 #[test]
@@ -98,7 +72,7 @@ fn assert_hand_made(oap: &Oap) {
             exit.component == "GoHttpClient" && entry.component == "GoHttpServer",
             "{spans:?}"
         );
-        ensure!(points_to(entry, exit), "{entry:?} does not point to {exit:?}");
+        ensure!(entry.refers_to(exit), "{entry:?} does not point to {exit:?}");
         let lines = graphql.topology()?;
         ensure!(
             lines.sides("hand-front", "hand-back") == both_sides(),
@@ -145,7 +119,7 @@ fn a_scrape_of_prometheus_is_drawn_and_joined() {
     let oap = oap();
     let graphql = GraphQl::new(oap.http);
     let scrape = Scrape::start().expect("Prometheus scrapes");
-    let _probe = attach(&oap, &scrape.pids()).expect("the probe attaches");
+    let _probe = attach_to(&oap, &scrape.pids()).expect("the probe attaches");
     let (caller, callee) = ("prometheus", "prometheus-node-exporter");
     eventually("the scrape", || {
         let lines = graphql.topology()?;
@@ -168,7 +142,7 @@ fn a_scrape_of_prometheus_is_drawn_and_joined() {
             &[(caller, "Exit", operation), (callee, "Entry", operation)],
         )?;
         ensure!(
-            exit.peer == scrape.exporter.to_string() && points_to(entry, exit),
+            exit.peer == scrape.exporter.to_string() && entry.refers_to(exit),
             "{spans:?}"
         );
         Ok(())
@@ -184,7 +158,7 @@ fn a_row_of_grpc_services_is_drawn() {
     let names = ["grpc-front", "grpc-middle", "grpc-back"];
     let [front, middle, back] = names;
     let row = Row::named(names).expect("the services start");
-    let _probe = attach(&oap, &row.pids()).expect("the probe attaches");
+    let _probe = attach_to(&oap, &row.pids()).expect("the probe attaches");
     let mut id = 0;
     let mut ask = || {
         id += 1;
@@ -264,7 +238,7 @@ fn a_row_of_grpc_services_is_drawn() {
                 let calls = of(caller, "Exit");
                 for served in of(callee, "Entry") {
                     ensure!(served.component == "GRPC", "{served:?}");
-                    let call = calls.iter().find(|call| points_to(served, call));
+                    let call = calls.iter().find(|call| served.refers_to(call));
                     let call = call.with_context(|| format!("nobody sent {served:?}"))?;
                     ensure!(call.endpoint_name == served.endpoint_name, "{call:?} {served:?}");
                 }
@@ -284,7 +258,7 @@ fn assert_demo(oap: &Oap) {
     let graphql = GraphQl::new(oap.http);
     let shop = Shop::start().expect("the demo's services start");
     let pids = [shop.gateway.pid(), shop.users.pid(), shop.orders.pid()];
-    let _probe = attach(oap, &pids).expect("the probe attaches");
+    let _probe = attach_to(oap, &pids).expect("the probe attaches");
     for user in 1..=20 {
         let path = format!("/profile?user={user}");
         assert_eq!(client::get(&shop.address, &path).expect("an answer").status, 200);
@@ -398,7 +372,7 @@ fn assert_demo(oap: &Oap) {
             "{served:?}"
         );
         ensure!(
-            points_to(user, asked) && points_to(orders, asked_orders) && points_to(delivery, asked_delivery),
+            user.refers_to(asked) && orders.refers_to(asked_orders) && delivery.refers_to(asked_delivery),
             "{spans:?}"
         );
         ensure!(
@@ -490,28 +464,6 @@ impl Shop {
             orders,
         })
     }
-}
-
-/// The probe on these processes, reporting to `oap`.
-fn attach(oap: &Oap, pids: &[u32]) -> Result<Probe> {
-    let mut command = Command::new(binary()?);
-    command.args(["run", "--oap", &oap.grpc.to_string()]);
-    for pid in pids {
-        command.args(["--pid", &pid.to_string()]);
-    }
-    let probe = Probe::spawn(&mut command)?;
-    probe.ready()?;
-    Ok(probe)
-}
-
-/// Whether the first reference of `child` is to `parent`.
-fn points_to(child: &Span, parent: &Span) -> bool {
-    child.refs.first().is_some_and(|reference| {
-        reference.r#type == "CROSS_PROCESS"
-            && reference.trace_id == parent.trace_id
-            && reference.parent_segment_id == parent.segment_id
-            && reference.parent_span_id == parent.span_id
-    })
 }
 
 struct HandMade {

@@ -1,12 +1,15 @@
-//! Programs that nobody here wrote, for the tests to meet: SkyWalking's own agents, Debian's services.
+//! Programs that nobody here wrote, for the tests to meet: SkyWalking's own agents, Debian's services, examples of Go
+//! modules.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cache;
 use crate::debian;
+use crate::go;
 use crate::process::{check, read};
 use crate::step::step;
 use crate::toolchain;
@@ -19,6 +22,106 @@ const NODE_AGENT: &str = "skywalking-backend-js@0.9.0";
 
 /// A reader of HTTP/2's frames, and one of its header blocks.
 const PYTHON_HTTP2: [&str; 2] = ["hyperframe==6.1.0", "hpack==4.2.0"];
+
+/// The examples that grpc-go comes with, and the release that they are built with: the module of the examples asks for
+/// an older one.
+const GRPC_EXAMPLES: GoPrograms = GoPrograms {
+    module: "google.golang.org/grpc/examples",
+    version: "v0.0.0-20260825154716-030ee8becb20",
+    beside: Some(("google.golang.org/grpc", "v1.85.0")),
+    programs: &[
+        ("greeter_server", "helloworld/greeter_server"),
+        ("greeter_client", "helloworld/greeter_client"),
+        ("route_guide_server", "route_guide/server"),
+        ("route_guide_client", "route_guide/client"),
+        ("multiplex_server", "features/multiplex/server"),
+        ("multiplex_client", "features/multiplex/client"),
+        ("retry_server", "features/retry/server"),
+        ("retry_client", "features/retry/client"),
+        ("deadline_server", "features/deadline/server"),
+        ("deadline_client", "features/deadline/client"),
+        ("cancellation_server", "features/cancellation/server"),
+        ("cancellation_client", "features/cancellation/client"),
+    ],
+};
+
+/// The example of grpc-gateway: a program that answers HTTP by calling another by gRPC. Built with what its own module
+/// asks for.
+const GRPC_GATEWAY: GoPrograms = GoPrograms {
+    module: "github.com/grpc-ecosystem/grpc-gateway/v2",
+    version: "v2.33.0",
+    beside: None,
+    programs: &[
+        (
+            "example-gateway-server",
+            "examples/internal/cmd/example-gateway-server",
+        ),
+        ("example-grpc-server", "examples/internal/cmd/example-grpc-server"),
+    ],
+};
+
+/// The folder with grpc-go's own examples: of `features/retry` the programs `retry_server` and `retry_client`.
+pub fn grpc_examples() -> Result<PathBuf> {
+    GRPC_EXAMPLES.built()
+}
+
+/// The folder with `example-gateway-server` and `example-grpc-server`.
+pub fn grpc_gateway() -> Result<PathBuf> {
+    GRPC_GATEWAY.built()
+}
+
+/// Programs of a Go module.
+struct GoPrograms {
+    module: &'static str,
+    version: &'static str,
+    /// A module and the version that it must at least have.
+    beside: Option<(&'static str, &'static str)>,
+    /// What each is to be called, and its package below the module.
+    programs: &'static [(&'static str, &'static str)],
+}
+
+impl GoPrograms {
+    /// Builds them in the cache, as anybody would who has no more of them than the module's name.
+    fn built(&self) -> Result<PathBuf> {
+        let Self { module, version, .. } = *self;
+        let place = cache::dir("go-programs")?.join(format!("{}@{version}", module.replace('/', "-")));
+        cache::filled(&place, |half| {
+            let go = go::current()?;
+            step(format_args!(
+                "building programs of {module} {version} into the cache (go build)"
+            ));
+            let mut requirements = format!("require {module} {version}\n");
+            if let Some((module, version)) = self.beside {
+                requirements.push_str(&format!("require {module} {version}\n"));
+            }
+            let scratch = tempfile::tempdir().context("make a temporary directory")?;
+            // With a version of Go, or Go would take the modules for older ones than they are.
+            let manifest = format!("module programs\n\ngo 1.25.0\n\n{requirements}");
+            fs::write(scratch.path().join("go.mod"), manifest).context("write go.mod")?;
+            let build = |name: &str, package: &str| build(&go, scratch.path(), &half.join(name), package);
+            self.programs
+                .iter()
+                .try_for_each(|(name, package)| build(name, &format!("{module}/{package}")))
+        })
+        .with_context(|| format!("get programs of {module}"))?;
+        Ok(place)
+    }
+}
+
+fn build(go: &Path, module: &Path, program: &Path, package: &str) -> Result<()> {
+    check(
+        Command::new(go)
+            .args(["build", "-o"])
+            .arg(program)
+            .arg(package)
+            .current_dir(module)
+            .env("CGO_ENABLED", "0")
+            .env("GOTOOLCHAIN", "local")
+            // What it is made of is written into go.mod and go.sum on the way.
+            .env("GOFLAGS", "-mod=mod -buildvcs=false")
+            .stdin(Stdio::null()),
+    )
+}
 
 /// The folder that `PYTHONPATH` must name for SkyWalking's Python agent to be found.
 pub fn python_agent() -> Result<PathBuf> {
