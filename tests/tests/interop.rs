@@ -1,5 +1,5 @@
-//! One trace over three languages: services with SkyWalking's own Python and Node agents on both sides of a Go
-//! program that has none.
+//! One trace over several languages: services with SkyWalking's own Python and Node agents on both sides of a Go
+//! program that has none, by HTTP and by gRPC.
 
 #![expect(
     clippy::indexing_slicing,
@@ -12,18 +12,21 @@ use std::{fs::File, net::SocketAddr, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proto::v3::{SegmentObject, SpanObject, SpanType};
+use serde_json::json;
 use tests::{
     client,
     fake_oap::{FakeOap, Received},
-    needs_probe,
+    needs_probe, needs_rpc,
     probe::{Probe, binary},
-    target::{Go, GoBuild, Target},
+    rpc,
+    target::{Go, GoBuild, Service, Target},
 };
 use xtask::{http, peers};
 
 const PYTHON: &str = "python-relay";
 const GO: &str = "go-relay";
 const NODE: &str = "node-relay";
+const PYTHON_BACK: &str = "python-back";
 
 /// The three services, each of which can ask any other, and the OAP that hears of it.
 struct Relays {
@@ -126,17 +129,7 @@ impl Relays {
 
     /// Has the Go service traced.
     fn attach(&self) -> Result<Probe> {
-        let mut command = Command::new(binary()?);
-        command.args([
-            "run",
-            "--oap",
-            &self.oap.address(),
-            "--pid",
-            &self.go_target.pid().to_string(),
-        ]);
-        let probe = Probe::spawn(&mut command)?;
-        probe.ready()?;
-        Ok(probe)
+        attach(&self.oap, &self.go_target)
     }
 
     /// `GET /relay` at the first, which asks the second, and so on; gives the segments of that trace in that order.
@@ -155,27 +148,47 @@ impl Relays {
             .split_once("/relay")
             .map(|(_, query)| format!("/relay{query}"))
             .context("a path")?;
-        let before = self.oap.received().segments.len();
-        let answer = client::get(&first.to_string(), &path)?;
-        ensure!(answer.status == 200, "{answer:?}");
-        let of_trace = |received: &Received| -> Option<Vec<SegmentObject>> {
-            // The first asked another: its segment has a call, which those of warm-ups have not.
-            let new = received.segments.get(before..)?;
-            let caller = new.iter().find(|segment| {
-                hops.first().is_some_and(|(name, _)| segment.service == *name) && has_exit(segment)
-            })?;
-            let of = |name: &str| {
-                new.iter()
-                    .find(|segment| segment.service == name && segment.trace_id == caller.trace_id)
-                    .cloned()
-            };
-            hops.iter().map(|(name, _)| of(name)).collect()
-        };
-        self.oap.wait(&format!("one trace over {hops:?}"), |received| {
-            of_trace(received).is_some()
-        });
-        of_trace(&self.oap.received()).context("it was there a moment ago")
+        let names: Vec<&str> = hops.iter().map(|(name, _)| *name).collect();
+        trace_over(&self.oap, &names, || client::get(&first.to_string(), &path))
     }
+}
+
+/// Has a Go program traced.
+fn attach(oap: &FakeOap, target: &Target) -> Result<Probe> {
+    let mut command = Command::new(binary()?);
+    command.args(["run", "--oap", &oap.address(), "--pid", &target.pid().to_string()]);
+    let probe = Probe::spawn(&mut command)?;
+    probe.ready()?;
+    Ok(probe)
+}
+
+/// The segments of these services, in this order, of the trace that a request begins at the first of them.
+fn trace_over(
+    oap: &FakeOap,
+    names: &[&str],
+    ask: impl FnOnce() -> Result<client::Response>,
+) -> Result<Vec<SegmentObject>> {
+    let before = oap.received().segments.len();
+    let answer = ask()?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let of_trace = |received: &Received| -> Option<Vec<SegmentObject>> {
+        // The first asked another: its segment has a call, which those of warm-ups have not.
+        let new = received.segments.get(before..)?;
+        let first = names.first()?;
+        let caller = new
+            .iter()
+            .find(|segment| segment.service == *first && has_exit(segment))?;
+        let of = |name: &&str| {
+            new.iter()
+                .find(|segment| segment.service == *name && segment.trace_id == caller.trace_id)
+                .cloned()
+        };
+        names.iter().map(of).collect()
+    };
+    oap.wait(&format!("one trace over {names:?}"), |received| {
+        of_trace(received).is_some()
+    });
+    of_trace(&oap.received()).context("it was there a moment ago")
 }
 
 /// As it must stand in a query.
@@ -271,4 +284,48 @@ fn one_trace_from_python_over_go_to_node_and_back() {
     assert_chain(&relays.chain(&there).expect("a trace"), &there);
     let back = [(NODE, relays.node), (GO, relays.go), (PYTHON, relays.python)];
     assert_chain(&relays.chain(&back).expect("a trace"), &back);
+}
+
+/// By gRPC: a service with the Python agent calls a Go service, which calls another one with the Python agent.
+#[test]
+fn one_trace_by_grpc_from_python_over_go_to_python() {
+    needs_rpc!();
+    let oap = FakeOap::start();
+    let address = || SocketAddr::from(([127, 0, 0, 1], http::free_port().expect("a free port")));
+    let start = |name: &str| {
+        let (rpc, http) = (address(), address());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("targets/python/rpc.py");
+        let mut command = Command::new("python3");
+        command
+            .arg(script)
+            .arg(rpc.to_string())
+            .env("PYTHONPATH", peers::python_agent().expect("the Python agent"));
+        let agent = Agent::start(&mut command, &oap, name, http).expect("a service with the Python agent");
+        (agent, rpc, http)
+    };
+    let (_front, _, front) = start(PYTHON);
+    let (_back, back, _) = start(PYTHON_BACK);
+    let next = json!({"rpc": back, "brief": back, "web": back, "unix": "/nowhere"}).to_string();
+    let mut command = Command::new(rpc::program().expect("the Go service"));
+    command
+        .args(["serve", "-name", GO, "-next", &next])
+        .env("SW_AGENT_NAME", GO);
+    let go = Service::spawn(&mut command).expect("the Go service");
+    let _probe = attach(&oap, &go.target).expect("a probe");
+
+    let rpc: SocketAddr = go.addresses.rpc.parse().expect("where the Go service listens");
+    // The second time the connection between the last two is there already.
+    for _ in 0..2 {
+        let segments = trace_over(&oap, &[PYTHON, GO, PYTHON_BACK], || {
+            client::get(&front.to_string(), &format!("/relay?next={rpc}"))
+        })
+        .expect("a trace");
+        assert_chain(&segments, &[(PYTHON, front), (GO, rpc), (PYTHON_BACK, back)]);
+        let [_, middle, _] = segments.as_slice() else {
+            panic!("not three segments: {segments:#?}")
+        };
+        for side in [SpanType::Entry, SpanType::Exit] {
+            assert_eq!(span(middle, side).operation_name, "demo.Echo.Unary");
+        }
+    }
 }
