@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: what tracing costs a program, as ratios of one interleaved run.
 //!
 //! Untraced and traced turns alternate, so that a neighbour who takes the machine for a while takes it from both.
-//! The load comes from `wrk`, on connections that stay open.
+//! The load comes from `wrk` or, by gRPC, from a client of our own, on connections that stay open.
 
+mod hits;
 mod load;
 mod report;
+mod rpc;
 
 use std::{
     fs,
@@ -17,8 +19,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use self::{
+    hits::{Counting, Hits},
     load::{Load, Measured},
     report::{Attach, Figures, Report, Turn},
+    rpc::Pair,
 };
 use crate::{
     build, debian, go,
@@ -29,6 +33,9 @@ use crate::{
 
 /// How long a program may take to listen, and the probe to attach.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the kernel counts hits.
+const COUNTED_S: u32 = 1;
 
 /// How the bench runs.
 #[derive(clap::Args, Debug)]
@@ -53,15 +60,41 @@ pub fn run(options: &Options) -> Result<()> {
     debian::ensure_program("wrk", "wrk", "put the programs under load")?;
     let skyprobe = build::release()?;
     let scratch = tempfile::tempdir().context("make a temporary directory")?;
-    let program = build_program(scratch.path())?;
+    let program = build_program(scratch.path(), "bench")?;
+    let rpc_programs = rpc::build(scratch.path())?;
+    let bench = Bench {
+        skyprobe: &skyprobe,
+        options,
+    };
 
     let mut figures = Vec::new();
-    let hello = Chain::start(&program, 1)?;
-    figures.push(measure("hello-world", &skyprobe, &hello, "/hello", options)?);
-    drop(hello);
-    let chain = Chain::start(&program, 3)?;
-    figures.push(measure("chain of three", &skyprobe, &chain, "/chain", options)?);
-    drop(chain);
+    for (name, length, path) in [("hello-world", 1, "/hello"), ("chain of three", 3, "/chain")] {
+        let chain = Chain::start(&program, length)?;
+        let url = format!("http://{}{path}", chain.front);
+        let pids: Vec<u32> = chain.pids().collect();
+        figures.push(bench.measure(name, &pids, &mut |seconds| {
+            Load {
+                url: url.clone(),
+                seconds,
+            }
+            .run()
+        })?);
+    }
+    let mut pair = Pair::start(&rpc_programs)?;
+    let (server, client) = (pair.server(), pair.client());
+    for (name, pids, work) in [
+        ("gRPC echo, the server traced", &[server] as &[u32], rpc::UNARY),
+        ("gRPC echo, the client traced", &[client], rpc::UNARY),
+        ("gRPC echo, both traced", &[server, client], rpc::UNARY),
+        (
+            "1,000 streams at a time, both traced",
+            &[server, client],
+            rpc::STREAMS,
+        ),
+    ] {
+        figures.push(bench.measure(name, pids, &mut |seconds| pair.run(work, seconds))?);
+    }
+    drop(pair);
     let attach = time_attaching(&skyprobe, &program)?;
 
     let report = Report {
@@ -81,16 +114,17 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn build_program(directory: &Path) -> Result<std::path::PathBuf> {
+/// Builds a program of `tests/targets/go`, all of whose modules are there.
+fn build_program(directory: &Path, name: &str) -> Result<std::path::PathBuf> {
     let go = go::current()?;
-    step("building the program to be measured (go build)");
-    let program = directory.join("bench");
+    step(format!("building the program {name} (go build)"));
+    let program = directory.join(name);
     let mut command = Command::new(go);
     command
         .args(["build", "-o"])
         .arg(&program)
         .arg(".")
-        .current_dir(build::root().join("tests/targets/go/bench"));
+        .current_dir(build::root().join("tests/targets/go").join(name));
     command.envs([
         ("CGO_ENABLED", "0"),
         ("GOPROXY", "off"),
@@ -138,11 +172,6 @@ impl Chain {
     fn pids(&self) -> impl Iterator<Item = u32> {
         self.programs.iter().map(Running::pid)
     }
-
-    /// Processor time that all programs have used so far.
-    fn cpu(&self) -> Duration {
-        self.pids().filter_map(|pid| load::cpu(pid).ok()).sum()
-    }
 }
 
 fn free_address() -> Result<SocketAddr> {
@@ -150,46 +179,68 @@ fn free_address() -> Result<SocketAddr> {
     listener.local_addr().context("find a free port")
 }
 
-/// The turns of one program.
-fn measure(name: &str, skyprobe: &Path, chain: &Chain, path: &str, options: &Options) -> Result<Figures> {
-    step(format!(
-        "{name}: {} pairs of {} s untraced and traced",
-        options.pairs, options.seconds
-    ));
-    let load = Load {
-        url: format!("http://{}{path}", chain.front),
-        seconds: options.seconds,
-    };
-    // Connections, caches and the Go scheduler settle first.
-    load.run()?;
-    let mut turns = Vec::new();
-    for _ in 0..options.pairs {
-        let untraced = turn(chain, &load)?;
-        let probe = Probe::attach(skyprobe, chain.pids())?;
-        let before = probe.cpu()?;
-        let traced = turn(chain, &load)?;
-        let probe_cpu = probe.cpu()?.saturating_sub(before);
-        let probe_rss_bytes = probe.rss_bytes()?;
-        let account = probe.stop()?;
-        turns.push(Turn {
-            untraced,
-            traced,
-            probe_cpu_s: probe_cpu.as_secs_f64(),
-            probe_rss_bytes,
-            account,
-        });
-    }
-    Ok(Figures {
-        name: name.to_owned(),
-        hops: chain.programs.len(),
-        turns,
-    })
+/// What all programs are measured with.
+struct Bench<'a> {
+    skyprobe: &'a Path,
+    options: &'a Options,
 }
 
-fn turn(chain: &Chain, load: &Load) -> Result<Measured> {
-    let before = chain.cpu();
-    let mut measured = load.run()?;
-    measured.cpu_s = chain.cpu().saturating_sub(before).as_secs_f64();
+/// Puts the programs under load for some seconds.
+type Press<'a> = dyn FnMut(u32) -> Result<Measured> + 'a;
+
+impl Bench<'_> {
+    /// The turns of the programs `pids`, which are traced every second time.
+    fn measure(&self, name: &str, pids: &[u32], press: &mut Press<'_>) -> Result<Figures> {
+        let Options { pairs, seconds, .. } = *self.options;
+        step(format!(
+            "{name}: {pairs} pairs of {seconds} s untraced and traced"
+        ));
+        // Connections, caches and the Go scheduler settle first.
+        press(seconds)?;
+        let mut turns = Vec::new();
+        for _ in 0..pairs {
+            let untraced = turn(pids, seconds, press)?;
+            let probe = Probe::attach(self.skyprobe, pids.iter().copied())?;
+            let before = probe.cpu()?;
+            let traced = turn(pids, seconds, press)?;
+            let probe_cpu = probe.cpu()?.saturating_sub(before);
+            let probe_rss_bytes = probe.rss_bytes()?;
+            let account = probe.stop()?;
+            turns.push(Turn {
+                untraced,
+                traced,
+                probe_cpu_s: probe_cpu.as_secs_f64(),
+                probe_rss_bytes,
+                account,
+            });
+        }
+        Ok(Figures {
+            name: name.to_owned(),
+            turns,
+            hits: self.count_hits(pids, press)?,
+        })
+    }
+
+    fn count_hits(&self, pids: &[u32], press: &mut Press<'_>) -> Result<Hits> {
+        let probe = Probe::attach(self.skyprobe, pids.iter().copied())?;
+        let counting = Counting::begin()?;
+        let (runs, ns) = hits::runs(probe.running.pid())?;
+        let requests = press(COUNTED_S)?.requests as f64;
+        let (runs_after, ns_after) = hits::runs(probe.running.pid())?;
+        drop(counting);
+        probe.stop()?;
+        Ok(Hits {
+            per_request: (runs_after - runs) as f64 / requests,
+            ns_per_request: (ns_after - ns) as f64 / requests,
+        })
+    }
+}
+
+fn turn(pids: &[u32], seconds: u32, press: &mut Press<'_>) -> Result<Measured> {
+    let cpu = || -> Duration { pids.iter().filter_map(|pid| load::cpu(*pid).ok()).sum() };
+    let before = cpu();
+    let mut measured = press(seconds)?;
+    measured.cpu_s = cpu().saturating_sub(before).as_secs_f64();
     Ok(measured)
 }
 

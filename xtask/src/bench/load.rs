@@ -3,7 +3,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::process::read;
 
@@ -20,7 +20,7 @@ pub(super) struct Load {
 }
 
 /// What a turn brought.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Measured {
     pub(super) requests_per_s: f64,
     pub(super) p50_ms: f64,
@@ -28,7 +28,8 @@ pub(super) struct Measured {
     pub(super) requests: u64,
     /// Answers that were no success, and connections that failed.
     pub(super) errors: u64,
-    /// Processor time of the programs under load.
+    /// Processor time of the programs that are measured.
+    #[serde(skip_deserializing)]
     pub(super) cpu_s: f64,
 }
 

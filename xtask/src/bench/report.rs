@@ -5,7 +5,11 @@ use std::{fmt::Write as _, fs, path::Path};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::load::{self, Measured};
+use super::{
+    hits::Hits,
+    load::{self, Measured},
+    rpc,
+};
 
 /// Where the table stands in docs/performance.md.
 const BEGIN: &str = "<!-- made by `cargo xtask bench --write`: begin -->";
@@ -28,9 +32,8 @@ pub(super) struct Turn {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Figures {
     pub(super) name: String,
-    /// Programs in a row.
-    pub(super) hops: usize,
     pub(super) turns: Vec<Turn>,
+    pub(super) hits: Hits,
 }
 
 /// Attaching to a large program.
@@ -93,15 +96,22 @@ impl Report {
     pub(super) fn table(&self) -> String {
         let mut text = format!(
             "{} pairs of {} s each, medians (lowest to highest); throughput at saturation by wrk on {} connections, \
-             the load's generator on the same two cores.\n\n",
+             the load's generator on the same two cores. By gRPC the load comes from a client of our own: {} calls at a \
+             time on {} connections, or {} streams on {}, each of {} messages there and back. Hits were counted by the \
+             kernel in a turn of their own.\n\n",
             self.pairs,
             self.seconds,
-            load::CONNECTIONS
+            load::CONNECTIONS,
+            rpc::UNARY.callers,
+            rpc::UNARY.connections,
+            rpc::STREAMS.callers,
+            rpc::STREAMS.connections,
+            rpc::STREAM_MESSAGES,
         );
         text.push_str(
-            "| program | untraced req/s | traced / untraced | p50 ms | p99 ms | CPU of the programs, µs a request | \
-             CPU of the probe, µs a request | probe RSS (peak) MB | failed requests |\n\
-             | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+            "| program | untraced req/s | traced / untraced | p50 ms | p99 ms | hits a request (µs in them) | CPU of the \
+             traced programs, µs a request | CPU of the probe, µs a request | probe RSS (peak) MB | failed requests |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
         for figures in &self.figures {
             let ratio = figures.spread(|turn| turn.traced.requests_per_s / turn.untraced.requests_per_s);
@@ -110,8 +120,8 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "| {} | {:.0} | **{:.2}** ({:.2} to {:.2}) | {:.2} → {:.2} | {:.2} → {:.2} | {:.1} → {:.1} | {:.2} | \
-                 {:.1} ({:.1}) | {failed} |",
+                "| {} | {:.0} | **{:.2}** ({:.2} to {:.2}) | {:.2} → {:.2} | {:.2} → {:.2} | {:.1} ({:.1}) | {:.1} → {:.1} | \
+                 {:.2} | {:.1} ({:.1}) | {failed} |",
                 figures.name,
                 median(|turn| turn.untraced.requests_per_s),
                 ratio.median,
@@ -121,6 +131,8 @@ impl Report {
                 median(|turn| turn.traced.p50_ms),
                 median(|turn| turn.untraced.p99_ms),
                 median(|turn| turn.traced.p99_ms),
+                figures.hits.per_request,
+                figures.hits.ns_per_request / 1e3,
                 median(|turn| per_request_us(turn.untraced.cpu_s, &turn.untraced)),
                 median(|turn| per_request_us(turn.traced.cpu_s, &turn.traced)),
                 median(|turn| per_request_us(turn.probe_cpu_s, &turn.traced)),
