@@ -92,9 +92,10 @@ impl<'a> Layouts<'a> {
         }
         let places = types.names(elf, &printed).ok()?;
         let described = types.structs(elf, &places).ok()?;
-        let fields_at = read_relocated(elf, &described, STRUCT_BYTES)?;
+        let ranges: Vec<(u64, usize)> = described.iter().map(|address| (*address, STRUCT_BYTES)).collect();
+        let read = elf.read_all_relocated(&ranges).ok()?;
         let mut found: Vec<(&'a str, Fields)> = Vec::new();
-        for (address, bytes) in &fields_at {
+        for bytes in read.into_iter().flatten() {
             let word = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
             let half = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
             let candidates = half(NAME_AT).and_then(|place| places.get(&place));
@@ -112,15 +113,7 @@ impl<'a> Layouts<'a> {
                 && count <= FIELDS_MAX
             {
                 let size = word(SIZE_AT).unwrap_or(0);
-                found.push((
-                    name,
-                    Fields {
-                        described_at: *address,
-                        at,
-                        count,
-                        size,
-                    },
-                ));
+                found.push((name, Fields { at, count, size }));
             }
         }
         Some(Self::with_fields(elf, &found))
@@ -154,7 +147,6 @@ impl<'a> Layouts<'a> {
 /// Where a struct's fields are described.
 #[derive(Clone, Copy, Debug)]
 struct Fields {
-    described_at: u64,
     at: u64,
     count: u64,
     size: u64,
@@ -163,7 +155,7 @@ struct Fields {
 /// The fields' offsets; nothing if what is there cannot be a struct of this size.
 fn layout(elf: &Elf, table: &[u8], fields: &Fields) -> Option<BTreeMap<String, u64>> {
     let (entries, rest) = table.as_chunks::<FIELD_BYTES>();
-    if !rest.is_empty() || fields.described_at == 0 {
+    if !rest.is_empty() {
         return None;
     }
     let mut layout = BTreeMap::new();
@@ -194,16 +186,6 @@ fn name_at(elf: &Elf, address: u64) -> Option<String> {
 /// `http.Request` of `net/http.Request`: how the program prints it.
 fn short(name: &str) -> &str {
     name.rsplit_once('/').map_or(name, |(_, short)| short)
-}
-
-fn read_relocated(elf: &Elf, addresses: &[u64], size_bytes: usize) -> Option<Vec<(u64, Vec<u8>)>> {
-    let ranges: Vec<(u64, usize)> = addresses.iter().map(|address| (*address, size_bytes)).collect();
-    let read = elf.read_all_relocated(&ranges).ok()?;
-    let both = addresses.iter().zip(read);
-    Some(
-        both.filter_map(|(address, bytes)| Some((*address, bytes?)))
-            .collect(),
-    )
 }
 
 /// `runtime.types` to `runtime.etypes`.
