@@ -289,6 +289,22 @@ fn instances_are_told_and_kept_alive_until_they_go() {
 }
 
 #[test]
+fn an_instance_is_alive_as_soon_as_it_is_told() {
+    let oap = FakeOap::start();
+    let never = Settings {
+        heartbeat: Duration::from_secs(3600),
+        ..settings([oap.address()])
+    };
+    let exporting = Exporting::start(never, 10);
+    exporting
+        .registry
+        .register(identity(), Properties::of_process(std::process::id(), "go"));
+    oap.wait("a ping", |received| !received.pings.is_empty());
+    assert_eq!(oap.received().properties.len(), 1);
+    exporting.finish();
+}
+
+#[test]
 fn an_oap_that_is_absent_at_start_gets_what_waited() {
     let port = free_port();
     let mut exporting = Exporting::start(settings([format!("127.0.0.1:{port}")]), 1_000);

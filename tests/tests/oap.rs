@@ -18,9 +18,10 @@ use tests::{
     needs_probe, needs_rpc,
     oap::{attach_to, both_sides, eventually},
     rpc::{self, Row},
+    scene::{Scene, truth_program},
     scrape::Scrape,
     skip,
-    target::{Go, GoBuild, Target},
+    target::{Go, GoBuild, Load, Target},
 };
 use tonic::transport::Endpoint;
 use xtask::oap::{Oap, Ports, REFERENCE};
@@ -247,6 +248,30 @@ fn a_row_of_grpc_services_is_drawn() {
         Ok(())
     });
     assert_eq!(oap.figure("trace_analysis_error_count", "").expect("figure"), 0.0);
+}
+
+#[test]
+fn a_program_that_only_calls_and_ends_before_a_heartbeat_is_listed() {
+    needs_probe!();
+    let oap = oap();
+    let graphql = GraphQl::new(oap.http);
+    let scene = Scene::start().expect("the services start");
+    // Named by its program, and traced alone: nobody else tells OAP of it.
+    let program = truth_program().expect("the program is built");
+    let name = program
+        .file_name()
+        .expect("a program has a name")
+        .to_string_lossy();
+    let load = Load::start(&program, &scene.front, 20, 3.0, "leaf").expect("the load starts");
+    let probe = attach_to(&oap, &[load.pid()]).expect("the probe attaches");
+    let summary = load.finish().expect("the load ends");
+    assert!(summary.seconds < 15.0, "a heartbeat may have come: {summary:?}");
+    probe.stop().expect("the probe ends");
+    eventually("the list of services", || {
+        let instances = graphql.instances(&graphql.service_id(&name)?)?;
+        ensure!(instances.len() == 1, "{instances:?}");
+        Ok(())
+    });
 }
 
 /// The demo's services under the probe, and all that OAP must know of them.

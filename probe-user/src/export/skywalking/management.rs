@@ -167,6 +167,7 @@ impl Registry {
 }
 
 enum Say {
+    /// And that it is alive.
     Properties(Properties),
     Alive,
 }
@@ -262,10 +263,17 @@ impl Heartbeat {
     async fn say(&self, live: &Live, identity: &Identity, say: Say) -> Result<(), Status> {
         /// A small message: OAP answers it at once or is in trouble.
         const DEADLINE: Duration = Duration::from_secs(10);
-        let (service, service_instance) = (identity.service.clone(), identity.instance.clone());
-        let layer = LAYER.to_owned();
         let deadline = DEADLINE.min(self.settings.deadline);
         let mut client = live.management();
+        let ping = || {
+            let mut request = Request::new(InstancePingPkg {
+                service: identity.service.clone(),
+                service_instance: identity.instance.clone(),
+                layer: LAYER.to_owned(),
+            });
+            request.set_timeout(deadline);
+            request
+        };
         match say {
             Say::Properties(Properties(properties)) => {
                 let pair = |(key, value): (&str, String)| KeyStringValuePair {
@@ -274,14 +282,16 @@ impl Heartbeat {
                 };
                 let properties = properties.into_iter().map(pair).collect();
                 let message = InstanceProperties {
-                    service,
-                    service_instance,
+                    service: identity.service.clone(),
+                    service_instance: identity.instance.clone(),
                     properties,
-                    layer,
+                    layer: LAYER.to_owned(),
                 };
                 let mut request = Request::new(message);
                 request.set_timeout(deadline);
                 client.report_instance_properties(request).await?;
+                // Properties alone do not put a service on OAP's list, and the instance may be gone by the next heartbeat.
+                client.keep_alive(ping()).await?;
                 self.registry.heard(identity, live.generation);
                 debug!(
                     service = identity.service,
@@ -290,13 +300,7 @@ impl Heartbeat {
                 );
             }
             Say::Alive => {
-                let mut request = Request::new(InstancePingPkg {
-                    service,
-                    service_instance,
-                    layer,
-                });
-                request.set_timeout(deadline);
-                client.keep_alive(request).await?;
+                client.keep_alive(ping()).await?;
             }
         }
         Ok(())
