@@ -8,6 +8,8 @@
     reason = "Cargo speaks to a build script through the environment"
 )]
 
+#[path = "build/strip.rs"]
+mod strip;
 #[path = "build/toolchain.rs"]
 mod toolchain;
 
@@ -66,8 +68,10 @@ fn build() -> Result<(), String> {
     println!("cargo::rerun-if-changed={}", toolchain.linker.display());
     for (object, kernel_log) in &objects {
         let built = compile(&toolchain, *kernel_log, &shared_directory(&out_dir))?;
-        fs::copy(&built, object)
-            .map_err(|error| format!("copy {} to {}: {error}", built.display(), object.display()))?;
+        let bytes = fs::read(&built).map_err(|error| format!("read {}: {error}", built.display()))?;
+        let bytes = strip::without_dwarf(&bytes)
+            .map_err(|error| format!("leave the DWARF out of {}: {error}", built.display()))?;
+        fs::write(object, bytes).map_err(|error| format!("write {}: {error}", object.display()))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! ```
 
 mod exporter;
+mod heap;
 mod others;
 mod reader;
 mod targets;

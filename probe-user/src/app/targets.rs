@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use self::binary::{Binaries, Binary};
+use super::heap;
 use crate::{
     clock,
     config::{Config, Routes},
@@ -212,6 +213,7 @@ impl Targets {
         let started = self.start();
         let failed = started.is_err();
         let _ = ready.send(started);
+        heap::give_back();
         if !failed {
             self.follow(notices, ended);
         }
@@ -240,6 +242,9 @@ impl Targets {
                     self.look_around();
                     next_look_ns = clock::now_boot_ns() + LOOK_INTERVAL_NS;
                 }
+            }
+            if self.binaries.has_read() {
+                heap::give_back();
             }
             if self.targets.is_empty()
                 && !self.selection.is_open()

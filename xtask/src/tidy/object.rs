@@ -45,6 +45,21 @@ fn no_program_writes_into_a_process() {
 }
 
 #[test]
+fn what_nobody_reads_at_run_time_is_left_out() {
+    let names: Vec<_> = file()
+        .sections()
+        .map(|section| section.name().expect("a section's name").to_owned())
+        .collect();
+    assert!(names.iter().any(|name| name == ".BTF"), "{names:?}");
+    let dwarf = names.iter().filter(|name| name.contains(".debug_"));
+    expect_none(
+        &dwarf
+            .map(|name| format!("the kernel object has a section {name}"))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
 fn each_program_is_in_the_page_of_hooks() {
     let page = fs::read_to_string(root().join("docs/hooks.md")).expect("docs/hooks.md");
     let programs = programs();

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fs::{self, File},
+    mem,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::PathBuf,
     sync::{Arc, Weak},
@@ -70,6 +71,8 @@ pub(super) struct Binaries {
     refused: HashMap<Content, Arc<Refused>>,
     /// Read before they are attached.
     read: HashMap<Content, Readable>,
+    /// Whether one was read since somebody asked.
+    has_read: bool,
 }
 
 /// Refusals remembered; a host has few programs and many processes.
@@ -92,7 +95,10 @@ impl Binaries {
         }
         let read = match self.read.remove(&content) {
             Some(read) => Ok(read),
-            None => read(process),
+            None => {
+                self.has_read = true;
+                read(process)
+            }
         };
         let binary = match read.and_then(|read| attach(kernel, process, read)) {
             Ok(binary) => Arc::new(binary),
@@ -139,6 +145,11 @@ impl Binaries {
             self.lingering
                 .push_back((now_ns.saturating_add(LINGER_NS), binary));
         }
+    }
+
+    /// Whether a program was read since the last time: that takes memory.
+    pub(super) fn has_read(&mut self) -> bool {
+        mem::take(&mut self.has_read)
     }
 
     /// Detaches what nothing has run for a while.
