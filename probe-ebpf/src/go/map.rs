@@ -1,32 +1,40 @@
-//! Whether the headers of a request hold `sw8`: the one question that is asked of a Go map.
+//! The `sw8` among the headers of a request: the one question that is asked of a Go map.
 //!
 //! Its keys are looked at one by one, for the hash of one would take the process's own seed and function. Go has had two
-//! kinds of maps; both keep eight keys and values together, behind eight bytes that tell which are taken, and all that
-//! is looked for is a string of three bytes among them. So it does not matter in which order keys and values lie.
+//! kinds of maps; both keep eight keys and values together, behind eight bytes that tell which are taken.
+//! Nothing is read behind the last one that is taken: there the program may never have been, and memory that nobody has
+//! touched is not there yet for us to read.
 
 use probe_common::field::{GoField, Offsets};
 
 use crate::{
-    memory::{self, Window},
+    memory::{self, GoString, Window},
     scratch::{self, Scratch},
 };
 
-/// Bytes of a group's keys and values: a string and a slice, eight times.
-const GROUP_BYTES: u64 = 8 * 40;
+/// Bytes of a key, a string, and of a value, a slice.
+const KEY_BYTES: u64 = 16;
+const VALUE_BYTES: u64 = 24;
+/// Bytes of a group's keys and values.
+const GROUP_BYTES: u64 = 8 * (KEY_BYTES + VALUE_BYTES);
 /// Bytes before them.
 const CONTROL_BYTES: u64 = 8;
 /// Groups that are looked at: room for 56 headers.
 const GROUPS_MAX: u64 = 8;
 
-/// Whether the `http.Header` at `header` has `sw8`, in whatever case; nothing if it cannot be told.
+/// No values.
+const NONE: GoString = GoString { address: 0, len: 0 };
+
+/// The values of `sw8`, in whatever case, that the `http.Header` at `header` has: none if their number is 0; nothing if
+/// it cannot be told.
 #[inline(always)]
-pub(crate) fn has_sw8(header: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<bool> {
+pub(crate) fn values_of_sw8(header: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<GoString> {
     if header == 0 {
-        return Some(false);
+        return Some(NONE);
     }
     // In both kinds the number of entries comes first.
     if memory::read::<u64>(header)? == 0 {
-        return Some(false);
+        return Some(NONE);
     }
     match offsets.get(GoField::MapDirectory) {
         Some(directory_at) => in_directory(header, directory_at, offsets, scratch),
@@ -36,7 +44,7 @@ pub(crate) fn has_sw8(header: u64, offsets: &Offsets, scratch: &mut Scratch) -> 
 
 /// Since Go 1.24: one group, or tables of groups.
 #[inline(always)]
-fn in_directory(map: u64, directory_at: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<bool> {
+fn in_directory(map: u64, directory_at: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<GoString> {
     let directory: u64 = memory::read(map + directory_at)?;
     let tables: u64 = memory::read(map + offsets.get(GoField::MapDirectoryLen)?)?;
     let (groups, count) = match tables {
@@ -50,30 +58,117 @@ fn in_directory(map: u64, directory_at: u64, offsets: &Offsets, scratch: &mut Sc
         // Almost a thousand headers.
         _ => return None,
     };
-    in_groups::<false>(groups, count, scratch)
+    in_groups::<Groups>(groups, count, scratch)
 }
 
 /// Before Go 1.24: buckets, and while they grow those that are left.
 #[inline(always)]
-fn in_buckets(map: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<bool> {
-    let bits: u8 = memory::read(map + offsets.get(GoField::HmapB)?)?;
+fn in_buckets(map: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<GoString> {
+    /// The buckets are sorted out, and will be no more than they were.
+    const SAME_SIZE_GROW: u8 = 8;
+    let [flags, bits]: [u8; 2] = memory::read(map + offsets.get(GoField::HmapB)? - 1)?;
     let [buckets, old]: [u64; 2] = memory::read(map + offsets.get(GoField::HmapBuckets)?)?;
     let count = 1u64 << (bits & 31);
-    if in_groups::<true>(buckets, count, scratch)? {
-        return Some(true);
+    let found = in_groups::<Buckets>(buckets, count, scratch)?;
+    if found.len != 0 || old == 0 {
+        return Some(found);
     }
-    if old == 0 {
-        return Some(false);
-    }
-    // Half as many, or as many if they were only sorted out.
-    in_groups::<true>(old, count, scratch)
+    let old_count = if flags & SAME_SIZE_GROW == 0 {
+        count / 2
+    } else {
+        count
+    };
+    in_groups::<Buckets>(old, old_count, scratch)
 }
 
-/// Looks at `count` groups in a row, from the address `groups` on. Those that are `CHAINED` are followed by the address
-/// of another one, if there is none left in them.
+/// How a kind of map keeps eight keys and values.
+trait Layout {
+    /// Each is followed by the address of another one, if there was no room left in it.
+    const CHAINED: bool;
+    /// As an argument of a global function.
+    const NUMBER: u32;
+
+    /// How many places have to be looked at, given the bytes that tell which are taken.
+    fn places(control: u64) -> u64;
+    /// Bytes of the first places.
+    fn bytes(places: u64) -> u64;
+}
+
+/// Since Go 1.24.
+struct Groups;
+
+impl Layout for Groups {
+    const CHAINED: bool = false;
+    const NUMBER: u32 = 0;
+
+    #[inline(always)]
+    fn places(control: u64) -> u64 {
+        // What is not taken has the highest bit.
+        up_to_last(!control & HIGH_BITS)
+    }
+
+    #[inline(always)]
+    fn bytes(places: u64) -> u64 {
+        places * (KEY_BYTES + VALUE_BYTES)
+    }
+}
+
+/// Before.
+struct Buckets;
+
+impl Layout for Buckets {
+    const CHAINED: bool = true;
+    const NUMBER: u32 = 1;
+
+    #[inline(always)]
+    fn places(control: u64) -> u64 {
+        if is_evacuated(control) {
+            return 0;
+        }
+        // What is taken is not below five.
+        up_to_last((((control & !HIGH_BITS) + 0x7b7b_7b7b_7b7b_7b7b) | control) & HIGH_BITS)
+    }
+
+    #[inline(always)]
+    fn bytes(places: u64) -> u64 {
+        // All keys stand before the values.
+        8 * KEY_BYTES + places * VALUE_BYTES
+    }
+}
+
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// How many of eight bytes come up to the last one whose highest bit is set in `bits`.
 #[inline(always)]
-fn in_groups<const CHAINED: bool>(groups: u64, count: u64, scratch: &mut Scratch) -> Option<bool> {
-    let stride = CONTROL_BYTES + GROUP_BYTES + if CHAINED { 8 } else { 0 };
+fn up_to_last(bits: u64) -> u64 {
+    let mut places = 0;
+    let mut index = 0;
+    while index < 8 {
+        if bits >> (index * 8) != 0 {
+            places = index + 1;
+        }
+        index += 1;
+    }
+    places
+}
+
+/// Whether what a bucket had has moved to a new one.
+#[inline(always)]
+fn is_evacuated(control: u64) -> bool {
+    let first = control & 0xff;
+    first >= 2 && first <= 4
+}
+
+/// Whether a bucket may be followed by another one: one whose last place is empty, and nothing behind it, is not.
+#[inline(always)]
+fn may_go_on(control: u64) -> bool {
+    control >> 56 != 0 && !is_evacuated(control)
+}
+
+/// Looks at `count` groups in a row, from the address `groups` on.
+#[inline(always)]
+fn in_groups<L: Layout>(groups: u64, count: u64, scratch: &mut Scratch) -> Option<GoString> {
+    let stride = CONTROL_BYTES + GROUP_BYTES + if L::CHAINED { 8 } else { 0 };
     if count > GROUPS_MAX {
         return None;
     }
@@ -83,47 +178,66 @@ fn in_groups<const CHAINED: bool>(groups: u64, count: u64, scratch: &mut Scratch
             break;
         }
         let group = groups + index * stride;
-        if in_group(group, scratch)? {
-            return Some(true);
+        let control: u64 = memory::read(group)?;
+        let found = in_group::<L>(group, control, scratch)?;
+        if found.len != 0 {
+            return Some(found);
         }
-        if CHAINED {
+        if L::CHAINED && may_go_on(control) {
             let next: u64 = memory::read(group + stride - 8)?;
             if next != 0 {
-                if in_group(next, scratch)? {
-                    return Some(true);
+                let control: u64 = memory::read(next)?;
+                let found = in_group::<L>(next, control, scratch)?;
+                if found.len != 0 {
+                    return Some(found);
                 }
-                if memory::read::<u64>(next + stride - 8)? != 0 {
+                if may_go_on(control) && memory::read::<u64>(next + stride - 8)? != 0 {
                     return None;
                 }
             }
         }
         index += 1;
     }
-    Some(false)
+    Some(NONE)
 }
 
 #[inline(always)]
-fn in_group(group: u64, scratch: &mut Scratch) -> Option<bool> {
-    let window = &mut scratch.window;
-    window.fetch(group + CONTROL_BYTES, GROUP_BYTES - 8)?;
-    Some(window_has_sw8(scratch.slot) != 0)
+fn in_group<L: Layout>(group: u64, control: u64, scratch: &mut Scratch) -> Option<GoString> {
+    let places = L::places(control);
+    if places == 0 {
+        return Some(NONE);
+    }
+    scratch
+        .window
+        .fetch(group + CONTROL_BYTES, L::bytes(places) - 8)?;
+    let found = window_sw8(scratch.slot, L::NUMBER);
+    if found == 0 {
+        return Some(NONE);
+    }
+    scratch.window.string(u64::from(found))
 }
 
-/// Whether the scratch's window has a string `sw8`.
+/// Where the scratch's window, a group, has the value whose key is `sw8`; 0 if there is none.
 ///
 /// A global function, as `head::scan_word` is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn window_has_sw8(slot: u32) -> u32 {
+pub(crate) extern "C" fn window_sw8(slot: u32, layout: u32) -> u32 {
     let Some(scratch) = scratch::taken(slot) else {
         return 0;
     };
-    let mut at = 0;
-    while at < GROUP_BYTES - 8 {
-        if is_sw8(&scratch.window, at) {
-            return 1;
+    let mut place = 0;
+    while place < 8 {
+        let (key, value) = if layout == Buckets::NUMBER {
+            (place * KEY_BYTES, 8 * KEY_BYTES + place * VALUE_BYTES)
+        } else {
+            let key = place * (KEY_BYTES + VALUE_BYTES);
+            (key, key + KEY_BYTES)
+        };
+        if is_sw8(&scratch.window, key) {
+            return value as u32;
         }
-        at += 8;
+        place += 1;
     }
     0
 }

@@ -24,7 +24,7 @@ use crate::{
         self, Hit, Registers,
         call::{CallState, GO_CALLS, creator},
         connection::socket,
-        map::has_sw8,
+        map::values_of_sw8,
         net_http,
     },
     memory,
@@ -206,17 +206,14 @@ fn prepare<P: Package>(
     };
     state.socket = socket;
     let headers = memory::read(registers.word::<2>() + offsets.get(P::CLIENT_REQUEST_HEADER)?)?;
-    match has_sw8(headers, offsets, scratch) {
-        Some(false) => {}
-        Some(true) => {
-            state.outcome = Outcome::Present as u32;
-            return emit::lose(LossReason::PropagationPresent);
-        }
+    let Some(own) = values_of_sw8(headers, offsets, scratch) else {
         // More than one looks at: it may have one.
-        None => {
-            state.outcome = Outcome::Refused as u32;
-            return emit::lose(LossReason::PropagationRefused);
-        }
+        state.outcome = Outcome::Refused as u32;
+        return emit::lose(LossReason::PropagationRefused);
+    };
+    if own.len != 0 {
+        state.outcome = Outcome::Present as u32;
+        return emit::lose(LossReason::PropagationPresent);
     }
     if header::write::<true>(state, target, tgid, scratch).is_none() {
         state.outcome = Outcome::TooLong as u32;
