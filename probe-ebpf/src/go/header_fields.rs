@@ -81,6 +81,9 @@ fn keep_in(
     scratch: &mut Scratch,
 ) -> Option<()> {
     let fields: GoString = memory::read(frame + offsets.fields?)?;
+    if is_trailers(fields)? {
+        return Some(());
+    }
     note(fields, scratch)?;
     // A pointer to the embedded `HeadersFrame` comes first.
     let headers_frame: u64 = memory::read(frame)?;
@@ -93,6 +96,17 @@ fn keep_in(
     }
     let _ages_out = GO_INCOMING.insert(&key, &scratch.incoming, 0);
     Some(())
+}
+
+/// Whether the fields are a request's trailers, which may come before its headers have been taken: a request's headers
+/// begin with those of HTTP/2's own.
+#[inline(always)]
+fn is_trailers(fields: GoString) -> Option<bool> {
+    if fields.len == 0 {
+        return Some(true);
+    }
+    let first: GoString = memory::read(fields.address)?;
+    Some(memory::read::<u8>(first.address)? != b':')
 }
 
 /// Gives the headers that have come with the stream to the request that begins.
@@ -130,7 +144,7 @@ pub(crate) fn take(key: &StreamKey, scratch: &mut Scratch) {
     let _served_once = GO_INCOMING.remove(key);
 }
 
-/// Puts those of `fields` that are ours into `scratch.incoming`.
+/// Puts those of `fields` that are ours into `scratch.incoming`; of several with the same name the last.
 #[inline(always)]
 pub(crate) fn note(fields: GoString, scratch: &mut Scratch) -> Option<()> {
     scratch.incoming.sw8_len = 0;
