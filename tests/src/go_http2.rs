@@ -23,7 +23,8 @@ pub enum Package {
 /// What a load asks the front for by HTTP/2: all but what only HTTP/1 can do, some more often than others.
 pub const MIX: &str = "\
     leaf,leaf,leaf,leaf,leaf,leaf,sync,sync,sync,sync,sync,sync,bare,bare,bare,values,deadline,chain,chain,twice,twice,\
-    redirect,redirect,retry,post,post,chunked,tls,tls,proxy,via_proxy,fanout_ctx,fanout,fanout_deep,pool_ctx,pool_ctx,\
+    redirect,redirect,retry,post,post,chunked,tls,tls,proxy,via_proxy,behind,behind,behind_tls,behind_twice,trailers,\
+    part,part,reset,tear,break,fanout_ctx,fanout,fanout_deep,pool_ctx,pool_ctx,\
     pool,pool_lazy,overlap,outlive,outlive_ctx,timeout,cancel,refused,tls_bad,failed,stream,panic,goexit,\
     +pipeline,+late,+post";
 

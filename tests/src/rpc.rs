@@ -25,7 +25,7 @@ pub const MIX: &str = "\
     chat,chat,chat,chat,chat,chat,chain,chain,chain,chain,chain,chain,streams,streams,streams,\
     bare,bare,values,values,twice,twice,web,web,web,web,unix,dns,passthrough,brief,brief,handler,handler,patient,baggage,secret,secret,\
     fanout_ctx,fanout_ctx,fanout,fanout,pool_ctx,pool_ctx,pool,pool,many,outlive,outlive,\
-    duplex,failed,failed,retry,retry,tired,late,abort,leave,overrun,linger,nobody,nowhere,overlong";
+    behind,behind,behind_secret,cut,duplex,failed,failed,retry,retry,tired,late,abort,leave,overrun,linger,nobody,nowhere,overlong";
 
 /// Nothing new for so long: nothing is on its way.
 const SETTLED_AFTER: Duration = Duration::from_millis(100);

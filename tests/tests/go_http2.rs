@@ -296,49 +296,61 @@ fn a_client_that_cancels_resets_its_stream() {
 /// A client outside, that says who it is: the base64 of these words, and the address by which it calls.
 const STRANGER: &str = "1-dHJhY2U=-c2VnbWVudA==-3-c3RyYW5nZXI=-aW5zdGFuY2U=-ZW5kcG9pbnQ=-ZnJvbnQ6ODA=";
 
+/// Sends a request through the front's proxy, with these headers and some more; the span at the other end.
+fn through_proxy(scene: &Scene, id: u64, headers: &[(&str, &str)], more: usize) -> String {
+    let mut request = format!("GET /proxy/{id} HTTP/1.1\r\nHost: front\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    for header in 0..more {
+        request.push_str(&format!("X-Header-{header}: {header}\r\n"));
+    }
+    let mut connection = Connection::open(scene.front.host()).unwrap();
+    connection.send(format!("{request}\r\n").as_bytes()).unwrap();
+    assert_eq!(connection.receive().unwrap().status, 200);
+    scene.call_of(id).unwrap().path
+}
+
 #[test]
-fn a_header_of_the_programs_own_stays_alone() {
+fn a_header_of_the_programs_own_stays_alone_unless_it_is_only_forwarded() {
     for package in [Package::Standard, Package::XNet] {
         needs_http2!(package);
         let scene = package.scene().unwrap();
         let probe = scene.trace(&[]).unwrap();
-        // A proxy passes on what it came with, among few headers, and among more than fit one group of a map.
-        for (id, headers) in [(1, 0), (2, 7), (3, 40)] {
-            let mut request = format!("GET /proxy/{id} HTTP/1.1\r\nHost: front\r\nsw8: {STRANGER}\r\n");
-            for header in 0..headers {
-                request.push_str(&format!("X-Header-{header}: {header}\r\n"));
+        let another = STRANGER.replace("c3RyYW5nZXI=", "YW5vdGhlcg==");
+        let (came, own) = (("sw8", STRANGER), "X-Name-Parent");
+        // Few headers, and more than fit one group of a map.
+        let mut leaves = Vec::new();
+        for more in [0, 7, 40] {
+            for (headers, parent) in [
+                (vec![(own, STRANGER)], "stranger"),
+                (vec![came, (own, &another)], "another"),
+                (vec![came], "front"),
+                (vec![came, (own, STRANGER)], "front"),
+            ] {
+                let id = leaves.len() as u64 + 1;
+                leaves.push((through_proxy(&scene, id, &headers, more), Some(parent)));
             }
-            let mut connection = Connection::open(scene.front.host()).unwrap();
-            connection.send(format!("{request}\r\n").as_bytes()).unwrap();
-            assert_eq!(connection.receive().unwrap().status, 200);
         }
         // More than are looked at: none goes out, for there may be one.
-        let mut request = "GET /proxy/4 HTTP/1.1\r\nHost: front\r\n".to_owned();
-        for header in 0..80 {
-            request.push_str(&format!("X-Header-{header}: {header}\r\n"));
-        }
-        let mut connection = Connection::open(scene.front.host()).unwrap();
-        connection.send(format!("{request}\r\n").as_bytes()).unwrap();
-        assert_eq!(connection.receive().unwrap().status, 200);
+        leaves.push((through_proxy(&scene, 100, &[], 80), None));
 
         let (account, ended) = scene.judge(probe, true).unwrap();
         println!("{account}\n{}", ended.stderr);
-        let leaves: Vec<(&Segment, &Span)> = ended
-            .segments
-            .iter()
-            .flat_map(|segment| segment.spans.iter().map(move |span| (segment, span)))
-            .filter(|(_, span)| span.is_entry() && span.operation_name == "GET:/leaf/{id}")
-            .collect();
-        assert_eq!(leaves.len(), 4);
-        let of_stranger = leaves.iter().filter(|(segment, span)| {
-            segment.trace_id == "trace"
-                && span
-                    .refs
-                    .iter()
-                    .all(|reference| reference.parent_service == "stranger")
-        });
-        assert_eq!(of_stranger.count(), 3);
-        assert_eq!(leaves.iter().filter(|(_, span)| span.refs.is_empty()).count(), 1);
+        for (path, parent) in &leaves {
+            let found = ended
+                .segments
+                .iter()
+                .find_map(|segment| Some((segment, find_span(segment, "Entry", path)?)));
+            let (segment, leaf) = found.unwrap();
+            let parents: Vec<&str> = leaf
+                .refs
+                .iter()
+                .map(|reference| reference.parent_service.as_str())
+                .collect();
+            assert_eq!(parents, Vec::from_iter(*parent), "{leaf:?}");
+            assert_eq!(segment.trace_id == "trace", parent.is_some());
+        }
         let mut lost: Vec<&str> = ended
             .stderr
             .lines()
@@ -347,7 +359,7 @@ fn a_header_of_the_programs_own_stays_alone() {
         lost.sort_unstable();
         assert_eq!(
             lost,
-            ["propagation_present 3 links", "propagation_refused 1 link"]
+            ["propagation_present 6 links", "propagation_refused 1 link"]
         );
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct RequestState {
     pub(crate) w3c_trace_id: [u8; 16],
     /// Address of the server's connection, and the stream on it, where it has streams.
     pub(crate) connection: u64,
-    /// Hash of the incoming `sw8`, or 0.
+    /// Hash of the `sw8` that came with the request, or 0 without.
     pub(crate) sw8_hash: u64,
     pub(crate) request_bytes: i64,
     pub(crate) flags: u32,
@@ -210,6 +210,8 @@ pub(crate) fn join(conn: u64, stream: u32, target: &TargetInfo, scratch: &mut Sc
     let len = hop::take(conn, stream, own_hash, target, scratch)?;
     head::scan(scratch, len, false);
     take_headers(scratch);
+    // What the program sees, and may forward, is the header that came.
+    scratch.request.sw8_hash = own_hash;
     Some(())
 }
 
@@ -254,7 +256,9 @@ pub(crate) fn continue_trace(scratch: &mut Scratch) {
             state.sw8_trace_len = len as u16;
             state.trace_id = [0; 16];
             state.flags |= REQUEST_SW8_CONTINUED;
-            state.sw8_hash = hash::fnv1a64(&state.sw8, u32::from(state.sw8_len));
+            if state.sw8_hash == 0 {
+                state.sw8_hash = hash::fnv1a64(&state.sw8, u32::from(state.sw8_len));
+            }
         } else {
             state.flags |= REQUEST_SW8_MALFORMED;
             emit::count(LossReason::Sw8Malformed);

@@ -37,18 +37,7 @@ pub(crate) fn write<const H2: bool>(
     tgid: u32,
     scratch: &mut Scratch,
 ) -> Option<()> {
-    let parent = match call.parent {
-        ParentFound::None => None,
-        ParentFound::Context | ParentFound::Goroutine | ParentFound::Ancestry => {
-            let key = GoroutineKey {
-                goid: call.parent_goid,
-                tgid,
-                _pad: 0,
-            };
-            // By now the parent may have ended, and its goroutine serve the next request.
-            request::open(&key).filter(|request| request.segment_id == call.segment_id)
-        }
-    };
+    let parent = parent(call, tgid);
     scratch.prepared.clear();
     scratch.prepared.forwarded_hash = 0;
     scratch.trace_base64_len.set(0);
@@ -78,6 +67,33 @@ pub(crate) fn write<const H2: bool>(
         None
     } else {
         Some(())
+    }
+}
+
+/// The call's parent, as long as it is open.
+#[inline(always)]
+fn parent(call: &CallState, tgid: u32) -> Option<&'static mut RequestState> {
+    match call.parent {
+        ParentFound::None => None,
+        ParentFound::Context | ParentFound::Goroutine | ParentFound::Ancestry => {
+            let key = GoroutineKey {
+                goid: call.parent_goid,
+                tgid,
+                _pad: 0,
+            };
+            // By now the parent may have ended, and its goroutine serve the next request.
+            request::open(&key).filter(|request| request.segment_id == call.segment_id)
+        }
+    }
+}
+
+/// Whether a call that has an `sw8` of its own, of this hash, only forwards the one that its parent came with, as proxies
+/// do. It names the parent's parent.
+#[inline(always)]
+pub(crate) fn forwards(call: &CallState, tgid: u32, own_sw8_hash: u64) -> bool {
+    match parent(call, tgid) {
+        Some(request) => request.sw8_hash == own_sw8_hash,
+        None => false,
     }
 }
 

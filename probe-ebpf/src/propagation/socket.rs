@@ -234,7 +234,7 @@ fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u
         head::scan(scratch, len, true);
         let text = scratch.text.as_ptr();
         let head = &scratch.head;
-        let at = head.request_line_end & (HEAD_MAX as u32 * 2 - 1);
+        let mut at = head.request_line_end & (HEAD_MAX as u32 * 2 - 1);
         if at == 0 || head.request_line != 0 || !starts_with_method(text) {
             return (SK_PASS, Outcome::NoRequestLine);
         }
@@ -252,6 +252,8 @@ fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u
             if line < at || !ends_as_usual || bpf_msg_pop_data(msg, line, line_len + 2, 0) != 0 {
                 return (SK_PASS, Outcome::Refused);
             }
+            // In its place: of several such lines the last counts.
+            at = line & (HEAD_MAX as u32 * 2 - 1);
             outcome = Outcome::Replaced;
         }
         let lines_len = prepared.len & (PREPARED_MAX as u32 - 1);

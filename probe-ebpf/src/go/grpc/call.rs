@@ -16,6 +16,7 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
+    hash,
     key::{GoroutineKey, HopKey, PointerKey},
     limits::{HOST_MAX, OPEN_REQUESTS_MAX, PATH_MAX},
     loss::LossReason,
@@ -30,7 +31,7 @@ use crate::{
         self, Hit, Registers,
         call::{CallState, emit_call, find_parent, outcome, snapshot, snapshot_value},
         connection::socket,
-        header_fields,
+        header_fields::{self, Incoming},
     },
     log::kernel_log,
     memory::{self, GoInterface, GoString},
@@ -196,7 +197,8 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
         len: registers.word::<2>(),
     };
     let _counted = scratch::with(|scratch| {
-        if header_fields::note(fields, scratch).is_some() && scratch.incoming.has_sw8() {
+        let noted = header_fields::note(fields, scratch).is_some();
+        if noted && scratch.incoming.has_sw8() && !forwards(state, tgid, &scratch.incoming) {
             state.outcome = Outcome::Present as u32;
             return emit::lose::<()>(LossReason::PropagationPresent);
         }
@@ -204,6 +206,13 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
         Some(())
     });
     0
+}
+
+/// Whether the `sw8` among the fields is the one that the call's parent came with.
+#[inline(always)]
+fn forwards(state: &CallState, tgid: u32, fields: &Incoming) -> bool {
+    let own = hash::fnv1a64(&fields.sw8, u32::from(fields.sw8_len));
+    header::forwards(state, tgid, own)
 }
 
 /// A stream's headers are about to be put into a frame, on the goroutine that writes the connection.

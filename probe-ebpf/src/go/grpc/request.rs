@@ -161,9 +161,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
             id,
         };
         header_fields::take(&key, scratch);
-        if scratch.request.sw8_len == 0 {
-            let _by_a_stranger = join_stream(&key, target, scratch);
-        }
+        let _by_a_stranger = join_stream(&key, target, scratch);
         continue_trace(scratch);
     }
     kernel_log!("stream {} begins on goroutine {} of {}", id, goroutine.goid, tgid);

@@ -10,8 +10,9 @@ use aya_ebpf::{
 use probe_common::{
     event::EventKind,
     field::{GoField, Offsets},
+    hash,
     key::{GoroutineKey, HopKey, PointerKey},
-    limits::OPEN_REQUESTS_MAX,
+    limits::{OPEN_REQUESTS_MAX, SW8_MAX},
     loss::LossReason,
     propagation::Outcome,
     target::TargetInfo,
@@ -27,7 +28,7 @@ use crate::{
         map::values_of_sw8,
         net_http,
     },
-    memory,
+    memory::{self, GoString},
     propagation::{frames, header, hop},
     scratch::{self, Scratch},
 };
@@ -211,7 +212,8 @@ fn prepare<P: Package>(
         state.outcome = Outcome::Refused as u32;
         return emit::lose(LossReason::PropagationRefused);
     };
-    if own.len != 0 {
+    // The fields are packed, so one that is only forwarded cannot be taken out; ours comes behind it, and the last counts.
+    if own.len != 0 && !is_forwarded(own, state, tgid, scratch) {
         state.outcome = Outcome::Present as u32;
         return emit::lose(LossReason::PropagationPresent);
     }
@@ -220,4 +222,21 @@ fn prepare<P: Package>(
         return emit::lose(LossReason::PropagationTooLong);
     }
     frames::announce(state, scratch)
+}
+
+/// Whether the last of these values of `sw8` is the one that the call's parent came with.
+#[inline(always)]
+fn is_forwarded(values: GoString, state: &CallState, tgid: u32, scratch: &mut Scratch) -> bool {
+    let last = values.address + (values.len - 1) * size_of::<GoString>() as u64;
+    let Some(value) = memory::read::<GoString>(last) else {
+        return false;
+    };
+    if value.len >= SW8_MAX as u64 {
+        return false;
+    }
+    let kept = &mut scratch.incoming.sw8;
+    match memory::read_string::<SW8_MAX>(value, kept.as_mut_ptr()) {
+        Some(len) => header::forwards(state, tgid, hash::fnv1a64(kept, u32::from(len))),
+        None => false,
+    }
 }

@@ -38,6 +38,7 @@ type addresses struct {
 	Brief string `json:"brief"` // host:port, gRPC: asks clients to leave after a moment, and serves by few goroutines
 	Web   string `json:"web"`   // host:port, gRPC: served by net/http, with the gRPC server as its handler
 	TLS   string `json:"tls"`   // host:port, gRPC over TLS
+	Frail string `json:"frail"` // host:port, gRPC: where connections break
 }
 
 // node is one service.
@@ -51,9 +52,10 @@ type node struct {
 	flaky   sync.Map // id → struct{}: calls that have failed once
 
 	// To the next service, one for each way of dialling.
-	plain, retrying, brief, handler, secret, unix, dns, passthrough, closed, noHost, never line
+	plain, retrying, brief, frail, handler, secret, unix, dns, passthrough, closed, noHost, never line
 
 	plainOptions []grpc.DialOption
+	frailPort    *frailListener
 
 	left sync.WaitGroup // methods that run, and goroutines that requests have left behind
 
@@ -334,6 +336,7 @@ func (n *node) dialAll() error {
 		{&n.plain, n.next.RPC, n.plainOptions},
 		{&n.retrying, n.next.RPC, []grpc.DialOption{grpc.WithDefaultServiceConfig(retries)}},
 		{&n.brief, n.next.Brief, nil},
+		{&n.frail, n.next.Frail, nil},
 		{&n.handler, n.next.Web, nil},
 		{&n.secret, n.next.TLS, []grpc.DialOption{grpc.WithTransportCredentials(secretClient())}},
 		{&n.unix, "unix://" + n.next.Unix, nil},
@@ -411,6 +414,11 @@ func (n *node) listen(folder string) error {
 	if err != nil {
 		return err
 	}
+	frail, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	n.frailPort = &frailListener{Listener: frail}
 	handler, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -425,7 +433,7 @@ func (n *node) listen(folder string) error {
 	}
 	n.own = addresses{
 		Main: "http://" + web.Addr().String(), RPC: plain.Addr().String(), Brief: brief.Addr().String(),
-		Web: handler.Addr().String(), TLS: secret.Addr().String(), Unix: filepath.Join(folder, "rpc.sock"),
+		Frail: frail.Addr().String(), Web: handler.Addr().String(), TLS: secret.Addr().String(), Unix: filepath.Join(folder, "rpc.sock"),
 	}
 	local, err := net.Listen("unix", n.own.Unix)
 	if err != nil {
@@ -434,6 +442,7 @@ func (n *node) listen(folder string) error {
 	n.server = n.newServer()
 	go n.server.Serve(plain)
 	go n.newServer().Serve(local)
+	go n.newServer().Serve(n.frailPort)
 	go n.newServer(grpc.Creds(credentials)).Serve(secret)
 	go n.newServer(
 		grpc.NumStreamWorkers(4),

@@ -40,12 +40,13 @@ const (
 func (n *node) shapes() map[string]shape {
 	return map[string]shape{
 		// Answers without calling anybody.
-		"leaf":  func(context.Context, uint64) error { return nil },
-		"slow":  func(ctx context.Context, _ uint64) error { return sleep(ctx, slowFor) },
-		"stuck": func(ctx context.Context, _ uint64) error { return sleep(ctx, stuckFor) },
-		"fail":  func(_ context.Context, id uint64) error { return failure(id) },
-		"flaky": n.flakily,
-		"down":  func(context.Context, uint64) error { return status.Error(codes.Unavailable, "down for good") },
+		"leaf":   func(context.Context, uint64) error { return nil },
+		"slow":   func(ctx context.Context, _ uint64) error { return sleep(ctx, slowFor) },
+		"stuck":  func(ctx context.Context, _ uint64) error { return sleep(ctx, stuckFor) },
+		"fail":   func(_ context.Context, id uint64) error { return failure(id) },
+		"flaky":  n.flakily,
+		"broken": n.broken,
+		"down":   func(context.Context, uint64) error { return status.Error(codes.Unavailable, "down for good") },
 
 		// One call after the other, in ways that keep the request's context or goroutine.
 		"sync":     n.one(unary, "leaf"),
@@ -60,6 +61,12 @@ func (n *node) shapes() map[string]shape {
 		"web":      n.byWeb,
 		"relay":    func(ctx context.Context, _ uint64) error { return n.relay(ctx, unary) },
 		"relays":   n.relays,
+
+		// Calls with the metadata of the request, and calls to who makes such.
+		"forward":        n.forward(&n.plain),
+		"forward_secret": n.forward(&n.secret),
+		"behind":         n.one(unary, "forward"),
+		"behind_secret":  n.one(chat, "forward_secret"),
 
 		// Other ways to the same service.
 		"unix":        n.over(&n.unix),
@@ -89,6 +96,7 @@ func (n *node) shapes() map[string]shape {
 		"hasty":    n.hasty,
 		"abort":    n.abort,
 		"leave":    n.leave,
+		"cut":      n.cut,
 		"overrun":  n.overrun,
 		"duplex":   n.duplex,
 		"linger":   n.linger,

@@ -26,15 +26,19 @@ type caller struct {
 	lastID  atomic.Uint64
 	intents sync.Map // id → intent
 
-	plain  *http.Client
-	tls    *http.Client // accepts any certificate
-	strict *http.Client // accepts no certificate of ours
+	plain   *http.Client
+	parting *http.Client // for calls whose connections are to be left
+	frail   *http.Client // for those whose connections break
+	tls     *http.Client // accepts any certificate
+	strict  *http.Client // accepts no certificate of ours
 }
 
 func newCaller(service string, firstID uint64, journal *journal) *caller {
 	c := &caller{service: service, journal: journal}
 	c.lastID.Store(firstID)
 	c.plain = c.client(plainTransport(128))
+	c.parting = c.client(plainTransport(8))
+	c.frail = c.client(plainTransport(8))
 	c.tls = c.client(secureTransport(128, &tls.Config{InsecureSkipVerify: true}))
 	c.strict = c.client(secureTransport(2, &tls.Config{}))
 	return c

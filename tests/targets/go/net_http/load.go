@@ -27,6 +27,7 @@ var mix = []struct {
 	{"leaf", 20}, {"sync", 20}, {"bare", 10}, {"values", 5}, {"deadline", 5}, {"chain", 8}, {"twice", 5},
 	{"redirect", 4}, {"retry", 4}, {"post", 4}, {"chunked", 3}, {"tls", 4}, {"proxy", 6}, {"via_proxy", 2},
 	{"fanout_ctx", 4}, {"fanout", 4}, {"fanout_deep", 2}, {"pool_ctx", 6}, {"pool", 4}, {"pool_lazy", 3},
+	{"behind", 4}, {"behind_tls", 2}, {"behind_twice", 2}, {"trailers", 2}, {"part", 2}, {"reset", 1}, {"tear", 1}, {"break", 1},
 	{"overlap", 3}, {"outlive", 3}, {"outlive_ctx", 3}, {"timeout", 1}, {"cancel", 1}, {"refused", 2},
 	{"tls_bad", 1}, {"failed", 2}, {"stream", 1}, {"panic", 1}, {"goexit", 1}, {"hijack", 1},
 	{"+pipeline", 2}, {"+http10", 2}, {"+gone", 1}, {"+late", 3}, {"+post", 3},
@@ -197,7 +198,7 @@ func finish(shape string, response *http.Response) error {
 	}
 	want := http.StatusOK
 	switch shape {
-	case "timeout", "cancel", "refused", "tls_bad", "no_host":
+	case "timeout", "cancel", "refused", "tls_bad", "no_host", "reset", "tear", "break":
 		want = http.StatusGatewayTimeout
 	}
 	if response.StatusCode != want {

@@ -141,7 +141,7 @@ func serve(arguments []string) error {
 		return err
 	}
 	own := addresses{Main: "http://" + mainListener.Addr().String()}
-	go plainServer(&http.Server{Handler: handler, ErrorLog: quiet}).Serve(mainListener)
+	go plainServer(keepConnection(&http.Server{Handler: handler, ErrorLog: quiet})).Serve(mainListener)
 
 	host, _, err := net.SplitHostPort(*listen)
 	if err != nil {

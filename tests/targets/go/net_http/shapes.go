@@ -9,8 +9,6 @@ import (
 	"io"
 	"math/rand"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"runtime"
 	"strconv"
 	"sync"
@@ -38,6 +36,10 @@ func (n *node) shapes() map[string]shape {
 		"upgrade": n.upgrade,
 		"stream":  n.stream,
 		"blob":    n.blob,
+		"trailed": n.trailed,
+		"parting": n.parting,
+		"torn":    n.torn,
+		"broken":  n.broken,
 
 		// One call, in ways that keep the request's context or goroutine.
 		"sync":      n.calling(n.sync),
@@ -52,7 +54,16 @@ func (n *node) shapes() map[string]shape {
 		"chunked":   n.calling(n.chunked),
 		"tls":       n.calling(n.overTLS),
 		"via_proxy": n.calling(n.viaProxy),
-		"proxy":     n.proxy,
+		"trailers":  n.calling(n.trailers),
+		"part":      n.calling(n.part),
+
+		// Calls that a proxy makes of the request it got, and calls to such a proxy.
+		"proxy":        n.forwarding("proxy", n.byPlain, "/leaf/"),
+		"proxy_tls":    n.forwarding("proxy_tls", n.byTLS, "/leaf/"),
+		"proxy_twice":  n.forwarding("proxy_twice", n.byPlain, "/proxy/"),
+		"behind":       n.calling(n.behind("/proxy/")),
+		"behind_tls":   n.calling(n.behind("/proxy_tls/")),
+		"behind_twice": n.calling(n.behind("/proxy_twice/")),
 
 		// Calls from other goroutines.
 		"fanout_ctx":  n.calling(n.fanoutWithContext),
@@ -72,6 +83,9 @@ func (n *node) shapes() map[string]shape {
 		"tls_bad": n.failing(n.overTLSUntrusted),
 		"no_host": n.failing(n.noHost),
 		"failed":  n.calling(n.failedStatus),
+		"reset":   n.failing(n.answeredBy("reset", n.byPlain, "/panic/")),
+		"tear":    n.failing(n.answeredBy("tear", n.byPlain, "/torn/")),
+		"break":   n.failing(n.answeredBy("break", n.byFrail, "/broken/")),
 	}
 }
 
@@ -299,31 +313,6 @@ func (n *node) failedStatus(r *http.Request, id uint64) error {
 		return err
 	}
 	return n.caller.send(n.caller.plain, request)
-}
-
-func (n *node) proxy(w http.ResponseWriter, r *http.Request, id uint64) int {
-	target, err := url.Parse(n.next.Main)
-	if err != nil {
-		panic(err)
-	}
-	status := 0
-	proxy := httputil.ReverseProxy{
-		Transport: n.caller.plain.Transport,
-		Director: func(out *http.Request) {
-			out.URL.Scheme, out.URL.Host = target.Scheme, target.Host
-			out.URL.Path = "/leaf/" + n.caller.announce(intent{id, "proxy", mustFind})
-		},
-		ModifyResponse: func(response *http.Response) error {
-			status = response.StatusCode
-			return nil
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			status = http.StatusBadGateway
-			http.Error(w, err.Error(), status)
-		},
-	}
-	proxy.ServeHTTP(w, r)
-	return status
 }
 
 // === Calls on other goroutines ===
