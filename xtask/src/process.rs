@@ -78,6 +78,11 @@ impl Running {
         &mut self.child
     }
 
+    /// Asks it to end, and does not wait.
+    pub fn ask_to_end(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
     /// Asks it to end, waits, and says what it ended with.
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.end()

@@ -13,46 +13,64 @@ pub(super) const CONNECTIONS: u32 = 64;
 /// Threads of the load's generator, so that it is not the one core that bounds the load.
 const THREADS: u32 = 2;
 
-/// A load by `wrk`.
-pub(super) struct Load {
-    pub(super) url: String,
-    pub(super) seconds: u32,
-}
-
 /// What a turn brought.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Measured {
     pub(super) requests_per_s: f64,
-    pub(super) p50_ms: f64,
-    pub(super) p99_ms: f64,
     pub(super) requests: u64,
     /// Answers that were no success, and connections that failed.
     pub(super) errors: u64,
+    /// How long requests took, at a fixed rate only: at saturation that tells how many were under way.
+    pub(super) latency: Option<Latency>,
     /// Processor time of the programs that are measured.
-    #[serde(skip_deserializing)]
+    #[serde(default)]
     pub(super) cpu_s: f64,
 }
 
-impl Load {
-    pub(super) fn run(&self) -> Result<Measured> {
-        let mut command = Command::new("wrk");
-        command.args([
-            "-t",
-            &THREADS.to_string(),
-            "-c",
-            &CONNECTIONS.to_string(),
-            "-d",
-            &format!("{}s", self.seconds),
-        ]);
-        command.args(["--latency", &self.url]);
-        let said = read(&mut command).with_context(|| format!("run wrk against {}", self.url))?;
-        let measured = parse(&said).with_context(|| format!("understand what wrk said: {said}"))?;
-        ensure!(measured.requests > 0, "wrk got no answer from {}", self.url);
-        Ok(measured)
+/// How long requests took.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Latency {
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) p999_ms: f64,
+}
+
+impl Latency {
+    pub(super) fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let last = times.len().saturating_sub(1) as f64;
+        let at = |share: f64| {
+            let time = times.get((share * last) as usize);
+            time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+        };
+        Self {
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+        }
     }
 }
 
-/// What `wrk --latency` prints.
+impl Measured {
+    pub(super) fn cpu_us_per_request(&self) -> f64 {
+        self.cpu_s * 1e6 / self.requests.max(1) as f64
+    }
+}
+
+/// Has `wrk` ask for the URL as often as it can.
+pub(super) fn saturate(url: &str, seconds: u32) -> Result<Measured> {
+    let mut command = Command::new("wrk");
+    command
+        .args(["-t", &THREADS.to_string()])
+        .args(["-c", &CONNECTIONS.to_string()])
+        .args(["-d", &format!("{seconds}s"), url]);
+    let said = read(&mut command).with_context(|| format!("run wrk against {url}"))?;
+    let measured = parse(&said).with_context(|| format!("understand what wrk said: {said}"))?;
+    ensure!(measured.requests > 0, "wrk got no answer from {url}");
+    Ok(measured)
+}
+
+/// What `wrk` prints.
 fn parse(said: &str) -> Option<Measured> {
     let after = |label: &str| {
         let line = said.lines().find(|line| line.trim_start().starts_with(label))?;
@@ -78,45 +96,30 @@ fn parse(said: &str) -> Option<Measured> {
         });
     Some(Measured {
         requests_per_s: after("Requests/sec:")?.parse().ok()?,
-        p50_ms: milliseconds(after("50%")?)?,
-        p99_ms: milliseconds(after("99%")?)?,
         requests,
         errors: not_ok + socket_errors,
+        latency: None,
         cpu_s: 0.0,
     })
 }
 
-fn milliseconds(text: &str) -> Option<f64> {
-    for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1000.0)] {
-        if let Some(number) = text.strip_suffix(unit) {
-            return number.parse::<f64>().ok().map(|number| number * factor);
-        }
-    }
-    None
-}
-
-/// Processor time that the process has used.
+/// Processor time that the process has used, to the nanosecond: of a turn of seconds /proc's ticks would be a hundredth.
 pub(super) fn cpu(pid: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
-        .with_context(|| format!("read the times of {pid}"))?;
-    // The name may hold anything but ends with the last parenthesis.
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    let ticks = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|field| field.parse::<u64>().ok())
-            .unwrap_or(0)
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
     };
-    // SAFETY: a plain library call.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    let per_second = u64::try_from(per_second).unwrap_or(100).max(1);
-    Ok(Duration::from_nanos(
-        (ticks(11) + ticks(12)) * (1_000_000_000 / per_second),
+    let pid_t = libc::pid_t::try_from(pid).context("a process's number")?;
+    // SAFETY: both write into a place of their own that lives meanwhile.
+    let failed = unsafe {
+        libc::clock_getcpuclockid(pid_t, &raw mut clock) != 0
+            || libc::clock_gettime(clock, &raw mut time) != 0
+    };
+    ensure!(!failed, "the processor time of {pid} cannot be read");
+    Ok(Duration::new(
+        u64::try_from(time.tv_sec)?,
+        u32::try_from(time.tv_nsec)?,
     ))
 }
 
@@ -158,9 +161,30 @@ Transfer/sec:      6.33MB
         let measured = parse(SAID).expect("understood");
         assert_eq!(measured.requests, 103_745);
         assert!((measured.requests_per_s - 51857.27).abs() < 1e-6);
-        assert!((measured.p50_ms - 0.268).abs() < 1e-9);
-        assert!((measured.p99_ms - 1.09).abs() < 1e-9);
         assert_eq!(measured.errors, 7);
         assert!(parse("Running").is_none());
+    }
+
+    #[test]
+    fn shares_of_times_are_told() {
+        let times = (0..=1000).rev().map(Duration::from_millis).collect();
+        let Latency {
+            p50_ms,
+            p99_ms,
+            p999_ms,
+        } = Latency::of(times);
+        assert_eq!((p50_ms, p99_ms, p999_ms), (500.0, 990.0, 999.0));
+    }
+
+    #[test]
+    fn processor_time_is_what_was_worked_and_not_what_was_waited() {
+        let before = cpu(std::process::id()).expect("our own time");
+        std::thread::sleep(Duration::from_millis(30));
+        let waited = cpu(std::process::id()).expect("our own time") - before;
+        assert!(waited < Duration::from_millis(30), "{waited:?}");
+        let mut x = 1_u64;
+        while cpu(std::process::id()).expect("our own time") - before < Duration::from_millis(10) {
+            x = std::hint::black_box(x.wrapping_mul(31));
+        }
     }
 }

@@ -1,11 +1,12 @@
-// Bench_grpc is what tracing gRPC is measured on: an echo, and a client that asks it for as much as it can.
+// Echo is what tracing gRPC is measured on: an echo, and a client that asks it for as much as it can, or so many times
+// a second.
 //
-//	bench_grpc serve -listen ADDRESS
-//	bench_grpc load -target ADDRESS
+//	echo serve -listen ADDRESS
+//	echo load -target ADDRESS
 //
-// The client reads lines "KIND CALLERS CONNECTIONS SECONDS" from standard input, where KIND is unary or chat, and prints
-// a line of JSON for each when it is done: so it can be traced before it begins. A chat is a stream that carries ten
-// messages each way, one after the other.
+// The client reads lines "KIND CALLERS CONNECTIONS SECONDS RATE" from standard input, where KIND is unary or chat, and
+// prints a line of JSON for each when it is done: so it can be traced before it begins. Without a rate (0) each caller
+// calls as soon as its last call is over. A chat is a stream that carries ten messages each way, one after the other.
 package main
 
 import (
@@ -19,9 +20,13 @@ import (
 	"log"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
+
+	"bench/traced"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -72,7 +77,7 @@ func serve(address string) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(traced.Server()...)
 	server.RegisterService(&echoDesc, echoServer{})
 	return server.Serve(listener)
 }
@@ -111,15 +116,45 @@ type result struct {
 	Requests  int     `json:"requests"`
 	Errors    int     `json:"errors"`
 	PerSecond float64 `json:"requests_per_s"`
-	P50       float64 `json:"p50_ms"`
-	P99       float64 `json:"p99_ms"`
+	Latency   latency `json:"latency"`
 }
 
-// load lets callers call one after the other until the time is over.
-func load(connections []*grpc.ClientConn, call call, callers int, duration time.Duration) result {
-	var all result
-	var times []time.Duration
-	var mu sync.Mutex
+type latency struct {
+	P50  float64 `json:"p50_ms"`
+	P99  float64 `json:"p99_ms"`
+	P999 float64 `json:"p999_ms"`
+}
+
+// notes are what calls that overlap have brought.
+type notes struct {
+	mu     sync.Mutex
+	times  []time.Duration
+	failed int
+}
+
+func (n *notes) add(failed int, times ...time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.failed += failed
+	n.times = append(n.times, times...)
+}
+
+func (n *notes) result(took time.Duration) result {
+	slices.Sort(n.times)
+	at := func(share float64) float64 {
+		return n.times[int(share*float64(len(n.times)-1))].Seconds() * 1e3
+	}
+	return result{
+		Requests:  len(n.times),
+		Errors:    n.failed,
+		PerSecond: float64(len(n.times)) / took.Seconds(),
+		Latency:   latency{at(0.5), at(0.99), at(0.999)},
+	}
+}
+
+// saturate lets callers call one after the other until the time is over.
+func saturate(connections []*grpc.ClientConn, call call, callers int, duration time.Duration) result {
+	var all notes
 	var done sync.WaitGroup
 	begin := time.Now()
 	for caller := range callers {
@@ -133,19 +168,52 @@ func load(connections []*grpc.ClientConn, call call, callers int, duration time.
 				}
 				own = append(own, time.Since(start))
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			times = append(times, own...)
-			all.Errors += failed
+			all.add(failed, own...)
 		})
 	}
 	done.Wait()
-	slices.Sort(times)
-	all.Requests = len(times)
-	all.PerSecond = float64(len(times)) / time.Since(begin).Seconds()
-	all.P50 = times[len(times)/2].Seconds() * 1e3
-	all.P99 = times[len(times)*99/100].Seconds() * 1e3
-	return all
+	return all.result(time.Since(begin))
+}
+
+// waiting is how many calls may be under way at a fixed rate: enough for a tenth of a second.
+const waiting = 4096
+
+// pace makes calls at a fixed rate, whether those before them are over or not. A call's time begins when it was due, so
+// what waits for a stalled server, or here, is counted and not left out.
+func pace(connections []*grpc.ClientConn, call call, rate float64, duration time.Duration) result {
+	var all notes
+	var done sync.WaitGroup
+	count := int(rate * duration.Seconds())
+	dues := make(chan time.Time, count)
+	// Goroutines that stay: the stack of a new one would have to grow with each call.
+	for caller := range min(waiting, count) {
+		done.Go(func() {
+			var own []time.Duration
+			failed := 0
+			for due := range dues {
+				if call(context.Background(), connections[caller%len(connections)]) != nil {
+					failed++
+				}
+				own = append(own, time.Since(due))
+			}
+			all.add(failed, own...)
+		})
+	}
+	// Nanosleep is finer than Go's timers, which an idle scheduler rounds up to a millisecond.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	begin := time.Now()
+	for number := range count {
+		due := begin.Add(time.Duration(float64(number) / rate * float64(time.Second)))
+		if early := time.Until(due); early > 0 {
+			pause := syscall.NsecToTimespec(int64(max(early, 50*time.Microsecond)))
+			syscall.Nanosleep(&pause, nil)
+		}
+		dues <- due
+	}
+	close(dues)
+	done.Wait()
+	return all.result(time.Since(begin))
 }
 
 // work does what the lines of standard input say. Connections are kept from one line to the next.
@@ -155,8 +223,8 @@ func work(target string) error {
 	for lines.Scan() {
 		var kind string
 		var callers, wanted int
-		var seconds float64
-		if _, err := fmt.Sscan(lines.Text(), &kind, &callers, &wanted, &seconds); err != nil {
+		var seconds, rate float64
+		if _, err := fmt.Sscan(lines.Text(), &kind, &callers, &wanted, &seconds, &rate); err != nil {
 			return fmt.Errorf("%q: %w", lines.Text(), err)
 		}
 		call, ok := kinds[kind]
@@ -164,13 +232,20 @@ func work(target string) error {
 			return fmt.Errorf("%q is no work", lines.Text())
 		}
 		for len(connections) < wanted {
-			connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+			options := append(traced.Client(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+			connection, err := grpc.NewClient(target, options...)
 			if err != nil {
 				return err
 			}
 			connections = append(connections, connection)
 		}
-		brought := load(connections[:wanted], call, callers, time.Duration(seconds*float64(time.Second)))
+		duration := time.Duration(seconds * float64(time.Second))
+		var brought result
+		if rate > 0 {
+			brought = pace(connections[:wanted], call, rate, duration)
+		} else {
+			brought = saturate(connections[:wanted], call, callers, duration)
+		}
 		if err := json.NewEncoder(os.Stdout).Encode(brought); err != nil {
 			return err
 		}
@@ -180,7 +255,7 @@ func work(target string) error {
 
 func main() {
 	if len(os.Args) < 2 {
-		log.Fatal("bench_grpc serve|load")
+		log.Fatal("echo serve|load")
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	listen := flags.String("listen", "127.0.0.1:9091", "address to listen on")
