@@ -51,6 +51,7 @@ pub struct Config {
     pub propagate: Propagate,
     pub routes: Routes,
     /// Spans also say how their parent was found, and the like.
+    pub grpc_messages: bool,
     pub debug_tags: bool,
     pub log: LogLevel,
 }

@@ -267,6 +267,7 @@ fn place(place: Place) -> &'static str {
     match place {
         Place::StackCheck => "stack check",
         Place::Entry => "entry",
+        Place::Call => "call",
         Place::Success => "success of a call",
         Place::Return => "return",
     }

@@ -133,7 +133,7 @@ fn examine(go: &Go, build: &GoBuild, stripped: bool) -> Result<String> {
         .collect();
     ensure!(lost.is_empty(), "{lost:?}");
     for site in &plan.sites {
-        let cheap = matches!(site.place, Place::StackCheck | Place::Success) && site.emulated;
+        let cheap = matches!(site.place, Place::StackCheck | Place::Call | Place::Success) && site.emulated;
         ensure!(
             cheap || site.place == Place::Return,
             "{} is at {:?}",

@@ -52,6 +52,24 @@ fn both_sides_tell_how_many_went_each_way_and_when() {
 }
 
 #[test]
+fn who_does_not_want_them_counted_has_no_counts() {
+    needs_rpc!();
+    let row = Row::start().unwrap();
+    let probe = row.trace(&["--grpc-messages=false"]).unwrap();
+    row.ask("many", 1).unwrap();
+    let path = row.calls_of(1).unwrap().first().unwrap().path.clone();
+    for (segment, side) in [("/many/1", "Exit"), (&*path, "Entry")] {
+        let segment = probe.segment_of("Entry", segment).unwrap();
+        let span = find_span(&segment, side, &path).unwrap();
+        assert_eq!(span.tag("rpc.status_code"), Some("OK"), "{span:#?}");
+        assert_eq!(
+            (told(span, "sent"), told(span, "received")),
+            ([None; 3], [None; 3])
+        );
+    }
+}
+
+#[test]
 fn a_call_of_one_message_each_way_tells_none() {
     needs_rpc!();
     let row = Row::start().unwrap();

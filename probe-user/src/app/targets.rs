@@ -185,12 +185,12 @@ impl Targets {
         Self {
             kernel,
             selection,
+            binaries: Binaries::new(config.grpc_messages),
             config,
             tracer,
             types: SharedTypes::default(),
             registry,
             telemetry,
-            binaries: Binaries::default(),
             targets: HashMap::new(),
             refused: HashSet::new(),
             shares_instance: false,

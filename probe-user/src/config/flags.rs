@@ -139,6 +139,10 @@ struct Run {
     /// Paths in operation names: pattern (as matched, or ids folded) or path (as they came) [default: pattern]
     #[arg(long, value_name = "FORM", help_heading = "Tracing")]
     routes: Option<String>,
+    /// Count the messages of gRPC streams; unary calls pay for it, too [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Tracing")]
+    grpc_messages: Option<String>,
     /// Tag spans with how their parent was found
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         help_heading = "Tracing")]
@@ -210,6 +214,7 @@ impl Run {
             heartbeat_s,
             propagate,
             routes,
+            grpc_messages,
             debug_tags,
             log,
             config,
@@ -237,6 +242,7 @@ impl Run {
             (Key::HeartbeatS, heartbeat_s),
             (Key::Propagate, propagate),
             (Key::Routes, routes),
+            (Key::GrpcMessages, grpc_messages),
             (Key::DebugTags, debug_tags),
             (Key::Log, log),
         ];

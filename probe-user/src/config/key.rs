@@ -34,12 +34,13 @@ pub(super) enum Key {
     HeartbeatS,
     Propagate,
     Routes,
+    GrpcMessages,
     DebugTags,
     Log,
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::Pid,
         Self::Exe,
         Self::Port,
@@ -64,6 +65,7 @@ impl Key {
         Self::HeartbeatS,
         Self::Propagate,
         Self::Routes,
+        Self::GrpcMessages,
         Self::DebugTags,
         Self::Log,
     ];
@@ -95,6 +97,7 @@ impl Key {
             Self::HeartbeatS => "heartbeat_s",
             Self::Propagate => "propagate",
             Self::Routes => "routes",
+            Self::GrpcMessages => "grpc_messages",
             Self::DebugTags => "debug_tags",
             Self::Log => "log",
         }
@@ -143,6 +146,7 @@ impl Key {
             | Self::BatchDelayMs
             | Self::Propagate
             | Self::Routes
+            | Self::GrpcMessages
             | Self::DebugTags
             | Self::Log => &[],
         }

@@ -105,6 +105,7 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
             },
         )?,
         routes: reader.or(Key::Routes, value::choice, Routes::Pattern)?,
+        grpc_messages: reader.or(Key::GrpcMessages, value::choice, true)?,
         debug_tags: reader.or(Key::DebugTags, value::choice, false)?,
         log: reader.or(Key::Log, value::choice, LogLevel::Info)?,
     };

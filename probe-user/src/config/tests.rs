@@ -127,6 +127,10 @@ fn samples(key: Key) -> (fn(&Config) -> String, [&'static str; 3]) {
             |config| format!("{:?}", config.routes),
             ["path", "pattern", "path"],
         ),
+        Key::GrpcMessages => (
+            |config| config.grpc_messages.to_string(),
+            ["false", "true", "false"],
+        ),
         Key::DebugTags => (|config| config.debug_tags.to_string(), ["true", "true", "false"]),
         Key::Log => (|config| format!("{:?}", config.log), ["error", "debug", "trace"]),
     }

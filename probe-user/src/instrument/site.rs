@@ -34,6 +34,9 @@ pub enum SiteKind {
     StackCheck,
     /// The same, of a function that is known by its call of `callee`: a literal's name is but a number.
     Calling { callee: &'static str },
+    /// Where the function calls `callee`, with that one's arguments in their registers: for calls of it by this
+    /// function alone.
+    Call { callee: &'static str },
     /// Where the function decides that its call of `callee` has succeeded, with that call's results in their
     /// registers. Nowhere, if that place cannot be told, or spares nothing.
     Success { callee: &'static str },
@@ -70,6 +73,7 @@ impl SiteKind {
             | Self::EachReturn => None,
             Self::Success { callee }
             | Self::Calling { callee }
+            | Self::Call { callee }
             | Self::AfterCall { callee, .. }
             | Self::Result { callee }
             | Self::Returns {
@@ -91,6 +95,8 @@ pub enum Place {
     StackCheck,
     /// The first instruction of a function that has no stack check: every hit counts.
     Entry,
+    /// A call: every hit counts.
+    Call,
     /// The branch on a call's error: the hit counts where the error is nil.
     Success,
     /// A return instruction.
@@ -134,15 +140,9 @@ pub fn find(
     match (architecture, kind) {
         (Architecture::Amd64, SiteKind::StackCheck) => amd64_entry(body).map(|spot| vec![spot]),
         (Architecture::Amd64, SiteKind::Calling { .. }) => {
-            let calls = callee.is_some_and(|callee| amd64_calls(body, callee));
-            amd64_entry(body).and_then(|spot| {
-                if calls {
-                    Ok(vec![spot])
-                } else {
-                    Err(SiteError::NoCall)
-                }
-            })
+            only_calling(amd64_entry(body), callee.map(|callee| amd64_calls(body, callee)))
         }
+        (Architecture::Amd64, SiteKind::Call { .. }) => calls(callee.map(|callee| amd64_calls(body, callee))),
         (Architecture::Amd64, SiteKind::Success { .. }) => Ok(branches(success())),
         (Architecture::Amd64, SiteKind::Alternative) => Ok(branches(returned::alternative(body))),
         (Architecture::Amd64, SiteKind::NilReturned) => Ok(branches(returned::nil(body))),
@@ -163,15 +163,9 @@ pub fn find(
         (Architecture::Amd64, SiteKind::EachReturn) => amd64_returns(body),
         (Architecture::Arm64, SiteKind::StackCheck) => arm64_entry(body).map(|spot| vec![spot]),
         (Architecture::Arm64, SiteKind::Calling { .. }) => {
-            let calls = callee.is_some_and(|callee| arm64_calls(body, callee));
-            arm64_entry(body).and_then(|spot| {
-                if calls {
-                    Ok(vec![spot])
-                } else {
-                    Err(SiteError::NoCall)
-                }
-            })
+            only_calling(arm64_entry(body), callee.map(|callee| arm64_calls(body, callee)))
         }
+        (Architecture::Arm64, SiteKind::Call { .. }) => calls(callee.map(|callee| arm64_calls(body, callee))),
         // Returns are simulated there: nothing to spare.
         (Architecture::Arm64, SiteKind::Success { .. } | SiteKind::Alternative | SiteKind::NilReturned) => {
             Ok(Vec::new())
@@ -192,6 +186,26 @@ pub fn receiver_at(architecture: Architecture, body: &[u8]) -> Option<u64> {
         Architecture::Amd64 => result::receiver_at(body),
         Architecture::Arm64 => None,
     }
+}
+
+/// The function's entry, if there are such calls in it.
+fn only_calling(entry: Result<Spot, SiteError>, calls: Option<Vec<u64>>) -> Result<Vec<Spot>, SiteError> {
+    let entry = entry?;
+    match calls {
+        Some(calls) if !calls.is_empty() => Ok(vec![entry]),
+        Some(_) | None => Err(SiteError::NoCall),
+    }
+}
+
+/// These calls, which both architectures emulate.
+fn calls(calls: Option<Vec<u64>>) -> Result<Vec<Spot>, SiteError> {
+    let calls = calls.filter(|calls| !calls.is_empty()).ok_or(SiteError::NoCall)?;
+    let spot = |at| Spot {
+        at,
+        place: Place::Call,
+        emulated: true,
+    };
+    Ok(calls.into_iter().map(spot).collect())
 }
 
 fn amd64_branch(at: u64) -> Spot {
@@ -220,11 +234,12 @@ fn amd64_returns_but(
     Ok(spots)
 }
 
-/// Whether the body calls what begins at this distance from its first byte.
-fn amd64_calls(body: &[u8], callee: u64) -> bool {
-    decoder(body).into_iter().any(|instruction| {
-        instruction.flow_control() == FlowControl::Call && instruction.near_branch_target() == callee
-    })
+/// Where the body calls what begins at this distance from its first byte.
+fn amd64_calls(body: &[u8], callee: u64) -> Vec<u64> {
+    let calls = decoder(body).into_iter().filter(|instruction| {
+        instruction.code() == Code::Call_rel32_64 && instruction.near_branch_target() == callee
+    });
+    calls.map(|instruction| instruction.ip()).collect()
 }
 
 fn decoder(body: &[u8]) -> Decoder<'_> {
@@ -372,13 +387,14 @@ fn arm64_emulated(word: u32) -> bool {
     branch || conditional || on_zero || on_bit || word == 0xd503_201f
 }
 
-/// Whether a `bl` leads to what begins at this distance from the first byte.
-fn arm64_calls(body: &[u8], callee: u64) -> bool {
-    arm64_words(body).any(|(at, word)| {
+/// Where a `bl` leads to what begins at this distance from the first byte.
+fn arm64_calls(body: &[u8], callee: u64) -> Vec<u64> {
+    let calls = arm64_words(body).filter(|(at, word)| {
         // A distance in words, of 26 bits with its sign.
         let distance = i64::from((word << 6).cast_signed() >> 6) * 4;
         word >> 26 == 0b10_0101 && at.wrapping_add_signed(distance) == callee
-    })
+    });
+    calls.map(|(at, _)| at).collect()
 }
 
 fn arm64_returns(body: &[u8]) -> Result<Vec<Spot>, SiteError> {
@@ -615,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn a_literal_is_known_by_whom_it_calls() {
+    fn a_literal_is_known_by_whom_it_calls_and_where() {
         // cmp rsp, [r14+16]; jbe +5; call +0x100; ret
         let body = [
             0x49, 0x3b, 0x66, 0x10, 0x76, 0x05, 0xe8, 0x00, 0x01, 0x00, 0x00, 0xc3,
@@ -626,13 +642,21 @@ mod tests {
         for other in [Some(0x10c), None] {
             assert_eq!(find(other), Err(SiteError::NoCall));
         }
+        let call = |callee| super::find(Architecture::Amd64, SiteKind::Call { callee: "f" }, &body, callee);
+        let wanted = Spot {
+            at: 6,
+            place: Place::Call,
+            emulated: true,
+        };
+        assert_eq!(call(Some(0x10b)), Ok(vec![wanted]));
+        assert_eq!(call(Some(0x10c)), Err(SiteError::NoCall));
         // nop; bl back by 8 bytes.
         let body: Vec<u8> = [0xd503_201f_u32, 0x97ff_fffe]
             .iter()
             .flat_map(|word| word.to_le_bytes())
             .collect();
-        assert!(arm64_calls(&body, 4_u64.wrapping_sub(8)));
-        assert!(!arm64_calls(&body, 4));
+        assert_eq!(arm64_calls(&body, 4_u64.wrapping_sub(8)), [4]);
+        assert!(arm64_calls(&body, 4).is_empty());
     }
 
     #[test]

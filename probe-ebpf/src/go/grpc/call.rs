@@ -217,15 +217,15 @@ fn forwards(state: &CallState, tgid: u32, fields: &Incoming) -> bool {
 
 /// A stream's headers are about to be put into a frame, on the goroutine that writes the connection.
 ///
-/// `func (l *loopyWriter) writeHeader(streamID uint32, endStream bool, hf []hpack.HeaderField, ...)`: word 1 the
-/// writer, 2 the stream, 4 the fields. Servers write theirs by it, too.
+/// At the client's call of `func (l *loopyWriter) writeHeader(streamID uint32, endStream bool, hf []hpack.HeaderField,
+/// ...)`: word 1 the writer, 2 the stream, 4 the fields. Servers call it, too, and pay nothing.
 #[uprobe]
 pub(crate) fn go_grpc_write_header(ctx: ProbeContext) -> u32 {
     let Some(Hit {
         registers,
         tgid,
         target,
-    }) = go::entered(&ctx)
+    }) = go::hit(&ctx)
     else {
         return 0;
     };

@@ -18,7 +18,7 @@ use crate::{
         process::Process,
         types::{self, TypeNames},
     },
-    instrument::{self, OnMissing, Plan, RefusalReason, Site},
+    instrument::{self, OnMissing, Plan, RefusalReason, Site, go::grpc},
     kernel::{Kernel, attach::Links},
 };
 
@@ -62,8 +62,9 @@ const LINGER_NS: u64 = 60_000_000_000;
 const LINGERING_MAX: usize = 16;
 
 /// The binaries of all targets.
-#[derive(Default)]
 pub(super) struct Binaries {
+    /// Streams of gRPC have their messages counted.
+    grpc_messages: bool,
     attached: HashMap<Content, Weak<Binary>>,
     /// With the time until which each is kept, the oldest first.
     lingering: VecDeque<(u64, Arc<Binary>)>,
@@ -79,6 +80,17 @@ pub(super) struct Binaries {
 const REFUSED_MAX: usize = 1_024;
 
 impl Binaries {
+    pub(super) fn new(grpc_messages: bool) -> Self {
+        Self {
+            grpc_messages,
+            attached: HashMap::new(),
+            lingering: VecDeque::new(),
+            refused: HashMap::new(),
+            read: HashMap::new(),
+            has_read: false,
+        }
+    }
+
     /// The binary that `process` runs, attached now if it was not before.
     pub(super) fn attach(
         &mut self,
@@ -97,7 +109,7 @@ impl Binaries {
             Some(read) => Ok(read),
             None => {
                 self.has_read = true;
-                read(process)
+                self.read(process)
             }
         };
         let binary = match read.and_then(|read| attach(kernel, process, read)) {
@@ -115,10 +127,22 @@ impl Binaries {
         if self.read.contains_key(&content) || self.refused.contains_key(&content) {
             return;
         }
-        match read(process) {
+        match self.read(process) {
             Ok(read) => drop(self.read.insert(content, read)),
             Err(refused) => drop(self.refuse(content, process, refused)),
         }
+    }
+
+    fn read(&self, process: &Process) -> Result<Readable, Refused> {
+        let mut readable = read(process)?;
+        if !self.grpc_messages {
+            let counting = [grpc::COUNT_SERVED, grpc::COUNT_CALLED].concat();
+            readable
+                .plan
+                .sites
+                .retain(|site| !counting.contains(&site.program));
+        }
+        Ok(readable)
     }
 
     /// The sites of what is read and not attached yet.

@@ -170,8 +170,14 @@ pub const GRPC: Instrumentation = Instrumentation {
         },
         Hook {
             program: "go_grpc_write_header",
-            symbols: &["google.golang.org/grpc/internal/transport.(*loopyWriter).writeHeader"],
-            site: SiteKind::StackCheck,
+            // Clients alone go by these: the first since grpc-go 1.82.1.
+            symbols: &[
+                "google.golang.org/grpc/internal/transport.(*loopyWriter).clientHeaderHandler",
+                "google.golang.org/grpc/internal/transport.(*loopyWriter).originateStream",
+            ],
+            site: SiteKind::Call {
+                callee: "google.golang.org/grpc/internal/transport.(*loopyWriter).writeHeader",
+            },
             on_missing: OnMissing::Degrade("outgoing gRPC calls carry no sw8"),
             versions: ALL,
             part: Part::GrpcClient,
