@@ -28,4 +28,5 @@ pub mod limits;
 pub mod loss;
 pub mod operation;
 pub mod propagation;
+pub mod sampling;
 pub mod target;

@@ -39,6 +39,8 @@ pub enum Outcome {
     NoConnection = 10,
     /// The connection is encrypted, and its other end on this host took what the header would have said from a map.
     Joined = 11,
+    /// The call is not sampled.
+    NotSampled = 12,
 }
 
 impl Outcome {
@@ -57,6 +59,7 @@ impl Outcome {
             9 => Self::TooLong,
             10 => Self::NoConnection,
             11 => Self::Joined,
+            12 => Self::NotSampled,
             _ => return None,
         })
     }

@@ -16,6 +16,8 @@ pub const TARGET_NEEDS_VERDICT: u32 = 1 << 3;
 pub const TARGET_COUNTS_SERVED: u32 = 1 << 4;
 /// All hooks are in place that count the messages of streams which grpc-go's client has opened.
 pub const TARGET_COUNTS_CALLED: u32 = 1 << 5;
+/// Not every request is reported: see [`crate::sampling`].
+pub const TARGET_SAMPLES: u32 = 1 << 6;
 
 /// A traced process: the value of the map `TARGETS`, whose key is its tgid in the initial pid namespace.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -4,7 +4,7 @@
 //! The additions ask for an order that the kernel gives anyway: LLVM 22 makes a relaxed one into the instruction
 //! without a result, even where the result is used, and the addend is taken for it.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
 
 /// Adds to the number at `counter`; what it was before.
 ///
@@ -34,4 +34,17 @@ pub(crate) unsafe fn add_u64(counter: *mut u64, addend: u64) -> u64 {
 pub(crate) unsafe fn swap_u32(place: *mut u32, value: u32) -> u32 {
     // SAFETY: the caller's promise.
     unsafe { atomic_xchg::<u32, { AtomicOrdering::Relaxed }>(place, value) }
+}
+
+/// Sets the number at `place` if it is `before`; whether it was.
+///
+/// # Safety
+/// As [`add_u32`].
+#[inline(always)]
+pub(crate) unsafe fn replace_u64(place: *mut u64, before: u64, after: u64) -> bool {
+    // SAFETY: the caller's promise.
+    let (_, was) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(place, before, after)
+    };
+    was
 }

@@ -26,6 +26,8 @@ mod process;
 #[cfg(target_arch = "bpf")]
 mod propagation;
 #[cfg(target_arch = "bpf")]
+mod sampling;
+#[cfg(target_arch = "bpf")]
 mod scratch;
 #[cfg(target_arch = "bpf")]
 mod target;

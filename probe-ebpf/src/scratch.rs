@@ -22,6 +22,7 @@ use crate::{
     go::{call::CallState, header_fields::Incoming, request::RequestState},
     head::Head,
     memory::Window,
+    sampling::PathKey,
 };
 
 /// Runs that may be under way on one CPU. More than two have to preempt each other within microseconds.
@@ -40,6 +41,8 @@ pub(crate) struct Scratch {
     pub(crate) call: CallState,
     pub(crate) window: Window,
     pub(crate) connection: ConnectionKey,
+    pub(crate) sampling_path: PathKey,
+    _sampling_pad: u32,
     pub(crate) incoming: Incoming,
     pub(crate) messages: BothWays,
     pub(crate) prepared: Prepared,

@@ -12,6 +12,11 @@ pub fn now_boot_ns() -> u64 {
     unsigned(read_ns(ClockId::Boottime))
 }
 
+/// Processor time that this process has used, of all its threads.
+pub fn own_cpu_ns() -> u64 {
+    unsigned(read_ns(ClockId::ProcessCPUTime))
+}
+
 /// From boot time to wall time. The distance moves when the wall clock is set or slewed: read anew now and then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WallClock {

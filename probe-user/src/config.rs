@@ -10,11 +10,16 @@ mod file;
 mod flags;
 mod key;
 mod resolve;
+mod sampling;
 mod value;
 
 use std::{ffi::OsString, path::PathBuf};
 
-pub use self::{environment::process_environment, error::ConfigError};
+pub use self::{
+    environment::process_environment,
+    error::ConfigError,
+    sampling::{PathRatio, Ratio, Sampling, SamplingMethod},
+};
 
 /// What one call of the program is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,7 @@ pub struct Config {
     pub routes: Routes,
     /// Spans also say how their parent was found, and the like.
     pub grpc_messages: bool,
+    pub sampling: Sampling,
     pub debug_tags: bool,
     pub log: LogLevel,
 }

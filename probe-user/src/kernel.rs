@@ -7,6 +7,7 @@ pub mod load;
 mod logs;
 pub mod propagation;
 pub mod ring;
+mod sampling;
 
 use std::path::Path;
 

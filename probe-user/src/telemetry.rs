@@ -137,6 +137,7 @@ pub struct Telemetry {
     exported: Counter,
     lost: [Counter; Loss::ALL.len()],
     kernel: [AtomicU64; LossReason::ALL.len()],
+    sampled: Mutex<Sampled>,
     /// The tracer's own list, by name: it is pure, and hands its sums over now and then.
     tracer: Mutex<Vec<TracerLoss>>,
 }
@@ -166,6 +167,16 @@ impl Telemetry {
         if let Some(counter) = self.lost.get(loss as usize) {
             counter.add(tally);
         }
+    }
+
+    /// What became of requests that were up for sampling, since the last time.
+    pub fn sampled(&self, more: Sampled) {
+        let mut sampled = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
+        sampled.decided += more.decided;
+        sampled.sampled += more.sampled;
+        sampled.followed += more.followed;
+        sampled.kept += more.kept;
+        sampled.left_out += more.left_out;
     }
 
     /// What the kernel side has lost since the start, summed over its CPUs.
@@ -210,6 +221,7 @@ impl Telemetry {
             lost: lost.collect(),
             tracer: self.tracer().clone(),
             kernel: kernel.collect(),
+            sampled: *self.sampled.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 }
@@ -225,6 +237,42 @@ pub struct Account {
     pub tracer: Vec<TracerLoss>,
     /// Every loss of the kernel side, likewise.
     pub kernel: Vec<(LossReason, u64)>,
+    pub sampled: Sampled,
+}
+
+/// What became of requests that were up for sampling: see `SamplingCounts`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Requests, and calls without one, that were decided here.
+    pub decided: u64,
+    /// Those of them that were sampled.
+    pub sampled: u64,
+    /// Requests that were sampled because their caller was.
+    pub followed: u64,
+    /// Requests, and calls without one, that were not sampled, and reported all the same.
+    pub kept: u64,
+    /// Spans that were not reported. They are no loss: it was so wished.
+    pub left_out: u64,
+}
+
+impl fmt::Display for Sampled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            decided,
+            sampled,
+            followed,
+            kept,
+            left_out,
+        } = self;
+        #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+        let percent = *sampled as f64 * 100.0 / (*decided).max(1) as f64;
+        write!(
+            f,
+            "sampled: {sampled} of {decided} requests ({percent:.1}%), {followed} more because their callers were, \
+             {kept} kept for an error or for being slow; {} left out",
+            counted(*left_out, SPANS)
+        )
+    }
 }
 
 impl Account {
@@ -264,12 +312,16 @@ impl fmt::Display for Account {
             lost,
             tracer,
             kernel,
+            sampled,
         } = self;
         let gone = self.lost_after_production();
         match (produced.segments, exported == produced) {
             (0, _) => write!(f, "no spans")?,
             (_, true) => write!(f, "{produced}, all exported")?,
             (_, false) => write!(f, "{produced}: {exported} exported, {gone} lost")?,
+        }
+        if *sampled != Sampled::default() {
+            write!(f, "\n{sampled}")?;
         }
         for (loss, tally) in lost.iter().filter(|(_, tally)| *tally != Tally::default()) {
             write!(f, "\nlost in user space: {} {tally}", loss.name())?;

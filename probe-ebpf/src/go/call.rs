@@ -13,7 +13,7 @@ use probe_common::{
     key::{GoroutineKey, HopKey, SocketKey, SocketStreamKey},
     limits::{CALL_STATE_BYTES, HEAD_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
     propagation::Outcome,
-    target::TargetInfo,
+    target::{TARGET_PROPAGATE_W3C, TargetInfo},
 };
 
 use super::request::{self, append, append_messages};
@@ -22,6 +22,7 @@ use crate::{
     maps::{self, PREPARED, STREAM_PREPARED},
     memory::{self, GoInterface, GoString},
     propagation::hop,
+    sampling::{self, PathKey, SAMPLED_OUT},
     scratch::Scratch,
 };
 
@@ -67,7 +68,7 @@ const _: () = assert!(size_of::<CallState>() == CALL_STATE_BYTES);
 pub(crate) static GO_CALLS: HashMap<GoroutineKey, CallState> =
     HashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
 
-/// Whose child the call is: of the request whose context its own derives from, else of the request that its
+/// Whether the call is sampled, and whose child it is: of the request whose context its own derives from, else of the request that its
 /// goroutine serves, else of the request that its goroutine was made in; and only of an open one.
 #[inline(always)]
 pub(crate) fn find_parent(
@@ -75,8 +76,10 @@ pub(crate) fn find_parent(
     goroutine: &GoroutineKey,
     g: u64,
     context: u64,
-    offsets: &Offsets,
+    target: &TargetInfo,
+    path_key: &mut PathKey,
 ) {
+    let offsets = &target.offsets;
     let mut key = *goroutine;
     let mut found = ParentFound::None;
     if let Some(goid) = request::by_context(goroutine.tgid, context, offsets) {
@@ -110,6 +113,7 @@ pub(crate) fn find_parent(
             if request.flags & REQUEST_SW8_CONTINUED != 0 {
                 state.flags |= CALL_TRACE_FOREIGN;
             }
+            state.flags |= request.flags & SAMPLED_OUT;
         }
         Some(_) | None => {
             state.parent = ParentFound::None;
@@ -117,7 +121,11 @@ pub(crate) fn find_parent(
             state.trace_id = request::random_id();
             state.segment_id = request::random_id();
             state.span_id = 0;
+            sampling::call(state, goroutine.tgid, target, path_key);
         }
+    }
+    if state.flags & SAMPLED_OUT != 0 && !state.propagates(target) {
+        state.outcome = Outcome::NotSampled as u32;
     }
 }
 
@@ -158,9 +166,12 @@ pub(crate) fn snapshot(scratch: &mut Scratch) -> &mut ErrorSnapshot {
     }
 }
 
-/// Sends the record of a call, with the error that is in its place if the call has failed.
+/// Sends the record of a call if it is to be reported, with the error that is in its place if the call has failed.
 #[inline(always)]
-pub(crate) fn emit_call(state: &CallState, event: CallEvent, scratch: &mut Scratch) -> Option<()> {
+pub(crate) fn emit_call(state: &CallState, mut event: CallEvent, scratch: &mut Scratch) -> Option<()> {
+    if !sampling::reports_call(state, &mut event) {
+        return Some(());
+    }
     let record = scratch.record.as_mut_ptr();
     let mut at = size_of::<CallEvent>() as u32;
     if event.flags & CALL_FAILED != 0 {
@@ -197,6 +208,27 @@ impl CallState {
         self.stream = 0;
         self.method_len = 0;
         self.scheme_len = 0;
+    }
+
+    /// Whether its request gets any header. Where it is not sampled, only `traceparent` can say so to programs that
+    /// believe it.
+    #[inline(always)]
+    pub(crate) fn propagates(&self, target: &TargetInfo) -> bool {
+        if self.flags & SAMPLED_OUT == 0 {
+            target.propagates()
+        } else {
+            target.flags & TARGET_PROPAGATE_W3C != 0
+        }
+    }
+
+    /// Its owner, if its request gets any header.
+    #[inline(always)]
+    pub(crate) fn prepares(&self, target: &TargetInfo) -> Option<u64> {
+        if self.propagates(target) {
+            Some(self.owner())
+        } else {
+            None
+        }
     }
 
     /// What tells it from every other call under way.

@@ -31,6 +31,7 @@ use crate::{
     atomic, emit, head,
     memory::{self, Window},
     propagation::hop,
+    sampling,
     scratch::Scratch,
 };
 
@@ -63,7 +64,8 @@ pub(crate) struct RequestState {
     /// The id of the next span of this segment.
     pub(crate) next_span: u32,
     pub(crate) stream: u32,
-    _pad: u32,
+    /// Calls that are reported although the request is not sampled.
+    pub(crate) kept_calls: u32,
     /// Where in `sw8` the trace id stands, in base64.
     pub(crate) sw8_trace_at: u16,
     pub(crate) sw8_trace_len: u16,
@@ -245,9 +247,20 @@ fn take<const MAX: usize>(text: *const u8, place: head::Place, to: *mut u8) -> u
     memory::copy::<MAX>(unsafe { text.add(at as usize) }, place.len, to) as u16
 }
 
-/// Goes on with the trace that the request's headers name.
+/// Goes on with the trace that the request's headers name, and decides whether it is sampled.
 #[inline(always)]
-pub(crate) fn continue_trace(scratch: &mut Scratch) {
+pub(crate) fn continue_trace(scratch: &mut Scratch, tgid: u32, target: &TargetInfo) {
+    read_trace(scratch);
+    let state = &mut scratch.request;
+    // Who records a trace wants the rest of it.
+    let is_followed = state.flags & REQUEST_SW8_CONTINUED != 0
+        || (state.flags & REQUEST_W3C_CONTINUED != 0
+            && scratch.traceparent.flags & traceparent::SAMPLED != 0);
+    sampling::request(state, is_followed, tgid, target, &mut scratch.sampling_path);
+}
+
+#[inline(always)]
+fn read_trace(scratch: &mut Scratch) {
     let state = &mut scratch.request;
     if state.sw8_len != 0 {
         if sw8::scan(&state.sw8, u32::from(state.sw8_len), &mut scratch.sw8_places) {
@@ -323,9 +336,16 @@ pub(crate) fn close(state: &RequestState, goroutine: &GoroutineKey) {
     let _ours_alone = GO_REQUESTS.remove(goroutine);
 }
 
-/// Sends the record of a request.
+/// Sends the record of a request, if it is to be reported.
 #[inline(always)]
-pub(crate) fn emit_request(state: &RequestState, event: RequestEvent, scratch: &mut Scratch) -> Option<()> {
+pub(crate) fn emit_request(
+    state: &RequestState,
+    mut event: RequestEvent,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    if !sampling::reports_request(state, &mut event) {
+        return Some(());
+    }
     let pattern = scratch.pattern.as_ptr();
     let record = scratch.record.as_mut_ptr();
     let mut at = size_of::<RequestEvent>() as u32;
@@ -398,6 +418,7 @@ impl RequestState {
         self.next_span = 1;
         self.connection = 0;
         self.stream = 0;
+        self.kept_calls = 0;
         self.request_bytes = -1;
         self.method_len = 0;
         self.host_len = 0;

@@ -2,6 +2,7 @@
 
 use probe_common::{
     base64,
+    context::traceparent::SAMPLED,
     event::{
         EventKind,
         go::net_http::{ParentFound, REQUEST_OPERATION_SENT, REQUEST_SW8_CONTINUED},
@@ -23,11 +24,9 @@ use crate::{
         request::{self, RequestState},
     },
     memory,
+    sampling::SAMPLED_OUT,
     scratch::{self, Scratch},
 };
-
-/// The flag "sampled" of a `traceparent`.
-const SAMPLED: u8 = 1;
 
 /// Writes the header for `call` into `scratch.prepared`, for HTTP/2 if `H2`; nothing if it would be too long.
 #[inline(always)]
@@ -42,7 +41,8 @@ pub(crate) fn write<const H2: bool>(
     scratch.prepared.forwarded_hash = 0;
     scratch.trace_base64_len.set(0);
     scratch.w3c_trace_id = call.trace_id;
-    let propagate_sw8 = target.flags & TARGET_PROPAGATE_SW8 != 0;
+    // By `sw8`, agents would take the trace for one that is recorded, whatever its first field says.
+    let propagate_sw8 = target.flags & TARGET_PROPAGATE_SW8 != 0 && call.flags & SAMPLED_OUT == 0;
     match parent {
         Some(request) => {
             scratch.prepared.forwarded_hash = request.sw8_hash;
@@ -299,7 +299,7 @@ fn correlation<const H2: bool>(request: &RequestState, scratch: &mut Scratch) {
     end_field::<H2>(lines);
 }
 
-/// `00-<trace id>-<span id>-01`.
+/// `00-<trace id>-<span id>-01`, of what is not sampled `-00`.
 #[inline(always)]
 fn w3c<const H2: bool>(call: &CallState, scratch: &mut Scratch) {
     let lines = &mut scratch.prepared;
@@ -316,7 +316,8 @@ fn w3c<const H2: bool>(call: &CallState, scratch: &mut Scratch) {
         g ^ (call.span_id >> 8) as u8,
         h ^ call.span_id as u8,
     ];
-    lines.push_traceparent(&scratch.w3c_trace_id, &parent_id, SAMPLED);
+    let flags = if call.flags & SAMPLED_OUT == 0 { SAMPLED } else { 0 };
+    lines.push_traceparent(&scratch.w3c_trace_id, &parent_id, flags);
     end_field::<H2>(lines);
 }
 

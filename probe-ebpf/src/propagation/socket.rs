@@ -179,7 +179,8 @@ pub(crate) fn socket_message(ctx: SkMsgContext) -> u32 {
         | Outcome::UnknownConnection
         | Outcome::TooLong
         | Outcome::NoConnection
-        | Outcome::Joined => {}
+        | Outcome::Joined
+        | Outcome::NotSampled => {}
     }
     verdict
 }

@@ -1,6 +1,7 @@
 //! The targets thread: which processes are traced, and what is attached for them.
 
 mod binary;
+mod sampling;
 
 use std::{
     cell::RefCell,
@@ -19,13 +20,16 @@ use probe_common::{
     loss::LossReason,
     target::{
         TARGET_COUNTS_CALLED, TARGET_COUNTS_SERVED, TARGET_KEEP_PATHS, TARGET_NEEDS_VERDICT,
-        TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo,
+        TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TARGET_SAMPLES, TargetInfo,
     },
 };
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
-use self::binary::{Binaries, Binary};
+use self::{
+    binary::{Binaries, Binary},
+    sampling::Sampler,
+};
 use super::heap;
 use crate::{
     clock,
@@ -164,6 +168,7 @@ pub(super) struct Targets {
     registry: Option<Registry>,
     telemetry: Arc<Telemetry>,
     binaries: Binaries,
+    sampler: Sampler,
     targets: HashMap<u32, Target>,
     /// Processes that were refused, by start: they are not asked about again.
     refused: HashSet<(u32, u64)>,
@@ -182,6 +187,7 @@ impl Targets {
         registry: Option<Registry>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
+        let sampler = Sampler::new(config.sampling.clone(), Arc::clone(&telemetry));
         Self {
             kernel,
             selection,
@@ -191,6 +197,7 @@ impl Targets {
             types: SharedTypes::default(),
             registry,
             telemetry,
+            sampler,
             targets: HashMap::new(),
             refused: HashSet::new(),
             shares_instance: false,
@@ -265,6 +272,7 @@ impl Targets {
         }
         self.kernel
             .load_ahead(self.binaries.sites_ahead(), !self.config.propagate.is_off());
+        self.sampler.start(&mut self.kernel);
         let propagation = self.start_propagation();
         // All are attached before the first is traced: a call between two of them would else be seen from one side
         // only, and draw a user where a service is. They stay attached as long as this lives.
@@ -371,6 +379,7 @@ impl Targets {
         for (reason, count) in self.kernel.losses() {
             self.telemetry.kernel_lost(reason, count);
         }
+        self.sampler.look(&mut self.kernel);
         let gone: Vec<u32> = self
             .targets
             .values()
@@ -458,7 +467,11 @@ impl Targets {
             let error = crate::chain(&error);
             warn!(pid = process.pid, %error, "Requests by HTTP/2 get no header");
         }
-        if let Err(error) = self.kernel.insert_target(process.pid, &info) {
+        let told = self
+            .sampler
+            .add(process.pid, &mut self.kernel)
+            .and_then(|()| self.kernel.insert_target(process.pid, &info));
+        if let Err(error) = told {
             self.forget(process.pid);
             return Err(Arc::new(binary::Refused::new(crate::chain(&error))));
         }
@@ -533,6 +546,9 @@ impl Targets {
                 flags |= TARGET_NEEDS_VERDICT;
             }
         }
+        if self.sampler.is_on() {
+            flags |= TARGET_SAMPLES;
+        }
         if binary.plan.attaches(grpc::COUNT_SERVED) {
             flags |= TARGET_COUNTS_SERVED;
         }
@@ -592,6 +608,7 @@ impl Targets {
                 warn!(pid, %error, "Process not removed from the kernel's table");
             }
         }
+        self.sampler.remove(pid, &mut self.kernel);
         self.forget(pid);
         if let Some(registry) = &self.registry {
             registry.unregister(&identity);

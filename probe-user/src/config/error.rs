@@ -24,6 +24,8 @@ pub enum ConfigError {
         export: &'static str,
         advice: &'static str,
     },
+    #[error("{given} has no effect with `sampling {method}`: leave one of them out")]
+    OtherSampling { given: String, method: &'static str },
     #[error("unknown key {key:?} in {}: {hint}", path.display())]
     UnknownKey {
         key: String,

@@ -58,7 +58,8 @@ fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
             }
         };
         for value in values {
-            let Some(text) = scalar(&value) else {
+            let fraction = value.as_f64().filter(|_| key.takes_fractions());
+            let Some(text) = scalar(&value).or_else(|| fraction.map(|fraction| fraction.to_string())) else {
                 return Err(ConfigError::Shape {
                     key: name,
                     path: path.to_owned(),
@@ -79,8 +80,7 @@ fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
     Ok(settings)
 }
 
-/// The text of a value that is no list. No key takes a fraction, and a name written as `1.10` would come out as
-/// `1.1`, so fractions are refused and want quotes.
+/// The text of a value that is no list. Fractions are refused and want quotes: see [`Key::takes_fractions`].
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

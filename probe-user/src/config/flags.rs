@@ -133,6 +133,39 @@ struct Run {
     #[arg(long, value_name = "S", help_heading = "SkyWalking OAP")]
     heartbeat_s: Option<String>,
 
+    /// Which requests are reported: all, constant, rate_limiting, adaptive or n_per_3_secs [default: all, or the one
+    /// whose settings are given]
+    #[arg(long, value_name = "METHOD", help_heading = "Sampling")]
+    sampling: Option<String>,
+    /// constant: the part of them, from 0 to 1
+    #[arg(long, value_name = "RATIO", help_heading = "Sampling")]
+    sample_rate: Option<String>,
+    /// rate_limiting: requests a second and process
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    rate_per_second: Option<String>,
+    /// rate_limiting: requests at once after a silence [default: as many as in a second]
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    burst_size: Option<String>,
+    /// adaptive: all are sampled up to so many a second and process [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    adaptive_threshold: Option<String>,
+    /// adaptive: what tracing a process may cost above that, in percent of one processor [default: 10]
+    #[arg(long, value_name = "PERCENT", help_heading = "Sampling")]
+    adaptive_cpu_percent: Option<String>,
+    /// n_per_3_secs: so many of each three seconds and process
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    sample_n_per_3_secs: Option<String>,
+    /// Another ratio for a path, or for all below it: /health=0, /static/*=0.01; may be repeated
+    #[arg(long, value_name = "PATH=RATIO", help_heading = "Sampling")]
+    sample_paths: Vec<String>,
+    /// Report what has an error even if it is not sampled
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Sampling")]
+    keep_errors: Option<String>,
+    /// Report what takes longer, such as 500ms or 2s, even if it is not sampled
+    #[arg(long, value_name = "TIME", help_heading = "Sampling")]
+    keep_slower_than: Option<String>,
+
     /// Headers that outgoing requests get: sw8, w3c, sw8,w3c or off [default: sw8]
     #[arg(long, value_name = "HEADERS", help_heading = "Tracing")]
     propagate: Option<String>,
@@ -215,11 +248,26 @@ impl Run {
             propagate,
             routes,
             grpc_messages,
+            sampling,
+            sample_rate,
+            rate_per_second,
+            burst_size,
+            adaptive_threshold,
+            adaptive_cpu_percent,
+            sample_n_per_3_secs,
+            sample_paths,
+            keep_errors,
+            keep_slower_than,
             debug_tags,
             log,
             config,
         } = self;
-        let lists = [(Key::Pid, pid), (Key::Exe, exe), (Key::Port, port)];
+        let lists = [
+            (Key::Pid, pid),
+            (Key::Exe, exe),
+            (Key::Port, port),
+            (Key::SamplePaths, sample_paths),
+        ];
         let singles = [
             (Key::AllGo, all_go),
             (Key::Export, export),
@@ -243,6 +291,15 @@ impl Run {
             (Key::Propagate, propagate),
             (Key::Routes, routes),
             (Key::GrpcMessages, grpc_messages),
+            (Key::Sampling, sampling),
+            (Key::SampleRate, sample_rate),
+            (Key::RatePerSecond, rate_per_second),
+            (Key::BurstSize, burst_size),
+            (Key::AdaptiveThreshold, adaptive_threshold),
+            (Key::AdaptiveCpuPercent, adaptive_cpu_percent),
+            (Key::SampleNPer3Secs, sample_n_per_3_secs),
+            (Key::KeepErrors, keep_errors),
+            (Key::KeepSlowerThan, keep_slower_than),
             (Key::DebugTags, debug_tags),
             (Key::Log, log),
         ];

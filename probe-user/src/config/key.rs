@@ -37,10 +37,20 @@ pub(super) enum Key {
     GrpcMessages,
     DebugTags,
     Log,
+    Sampling,
+    SampleRate,
+    RatePerSecond,
+    BurstSize,
+    AdaptiveThreshold,
+    AdaptiveCpuPercent,
+    SampleNPer3Secs,
+    SamplePaths,
+    KeepErrors,
+    KeepSlowerThan,
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 37] = [
         Self::Pid,
         Self::Exe,
         Self::Port,
@@ -68,6 +78,16 @@ impl Key {
         Self::GrpcMessages,
         Self::DebugTags,
         Self::Log,
+        Self::Sampling,
+        Self::SampleRate,
+        Self::RatePerSecond,
+        Self::BurstSize,
+        Self::AdaptiveThreshold,
+        Self::AdaptiveCpuPercent,
+        Self::SampleNPer3Secs,
+        Self::SamplePaths,
+        Self::KeepErrors,
+        Self::KeepSlowerThan,
     ];
 
     /// The name in the file; the flag is the same with dashes.
@@ -98,6 +118,16 @@ impl Key {
             Self::Propagate => "propagate",
             Self::Routes => "routes",
             Self::GrpcMessages => "grpc_messages",
+            Self::Sampling => "sampling",
+            Self::SampleRate => "sample_rate",
+            Self::RatePerSecond => "rate_per_second",
+            Self::BurstSize => "burst_size",
+            Self::AdaptiveThreshold => "adaptive_threshold",
+            Self::AdaptiveCpuPercent => "adaptive_cpu_percent",
+            Self::SampleNPer3Secs => "sample_n_per_3_secs",
+            Self::SamplePaths => "sample_paths",
+            Self::KeepErrors => "keep_errors",
+            Self::KeepSlowerThan => "keep_slower_than",
             Self::DebugTags => "debug_tags",
             Self::Log => "log",
         }
@@ -147,9 +177,24 @@ impl Key {
             | Self::Propagate
             | Self::Routes
             | Self::GrpcMessages
+            | Self::Sampling
+            | Self::SampleRate
+            | Self::RatePerSecond
+            | Self::BurstSize
+            | Self::AdaptiveThreshold
+            | Self::AdaptiveCpuPercent
+            | Self::SampleNPer3Secs
+            | Self::SamplePaths
+            | Self::KeepErrors
+            | Self::KeepSlowerThan
             | Self::DebugTags
             | Self::Log => &[],
         }
+    }
+
+    /// Whether it takes fractions. Elsewhere a name written as `1.10` would come out of the file as `1.1`.
+    pub(super) const fn takes_fractions(self) -> bool {
+        matches!(self, Self::SampleRate | Self::AdaptiveCpuPercent)
     }
 
     pub(super) fn flag(self) -> String {

@@ -4,7 +4,7 @@ use super::{
     Address, ClientCertificate, Color, Config, ConfigError, Export, LogLevel, Naming, Oap, Propagate, Routes,
     Select, Tls,
     key::{Given, Key, Settings},
-    value,
+    sampling, value,
 };
 
 /// Where an OAP listens, and where SkyWalking's agents look for it when they are told nothing.
@@ -106,6 +106,7 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
         )?,
         routes: reader.or(Key::Routes, value::choice, Routes::Pattern)?,
         grpc_messages: reader.or(Key::GrpcMessages, value::choice, true)?,
+        sampling: sampling::sampling(&reader, settings)?,
         debug_tags: reader.or(Key::DebugTags, value::choice, false)?,
         log: reader.or(Key::Log, value::choice, LogLevel::Info)?,
     };
@@ -137,12 +138,12 @@ fn tls(reader: &Reader<'_>) -> Result<Option<Tls>, ConfigError> {
     Ok(wanted.then_some(Tls { ca, client }))
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     settings: &'a Settings,
 }
 
 impl Reader<'_> {
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         key: Key,
         parse: impl FnMut(&Given) -> Result<T, ConfigError>,
@@ -150,7 +151,7 @@ impl Reader<'_> {
         self.settings.all(key).iter().map(parse).collect()
     }
 
-    fn one<T>(
+    pub(super) fn one<T>(
         &self,
         key: Key,
         parse: impl FnOnce(&Given) -> Result<T, ConfigError>,
@@ -158,13 +159,26 @@ impl Reader<'_> {
         self.settings.one(key).map(parse).transpose()
     }
 
-    fn or<T>(
+    pub(super) fn or<T>(
         &self,
         key: Key,
         parse: impl FnOnce(&Given) -> Result<T, ConfigError>,
         default: T,
     ) -> Result<T, ConfigError> {
         Ok(self.one(key, parse)?.unwrap_or(default))
+    }
+
+    /// A key without which `what` means nothing.
+    pub(super) fn needed<T>(
+        &self,
+        key: Key,
+        parse: impl FnOnce(&Given) -> Result<T, ConfigError>,
+        what: &'static str,
+    ) -> Result<T, ConfigError> {
+        self.one(key, parse)?.ok_or_else(|| ConfigError::Incomplete {
+            given: what.to_owned(),
+            missing: key.flag(),
+        })
     }
 
     fn incomplete(&self, given: Key, missing: Key) -> ConfigError {

@@ -127,6 +127,27 @@ fn samples(key: Key) -> (fn(&Config) -> String, [&'static str; 3]) {
             |config| format!("{:?}", config.routes),
             ["path", "pattern", "path"],
         ),
+        Key::Sampling => (
+            |config| format!("{:?}", config.sampling.method),
+            ["adaptive", "all", "adaptive"],
+        ),
+        Key::SampleRate => (|config| format!("{:?}", config.sampling), ["0.1", "1", "0"]),
+        Key::RatePerSecond | Key::BurstSize => (|config| format!("{:?}", config.sampling), ["1", "2", "3"]),
+        Key::AdaptiveThreshold => (|config| format!("{:?}", config.sampling), ["1", "2", "3"]),
+        Key::AdaptiveCpuPercent => (|config| format!("{:?}", config.sampling), ["0.5", "10", "3"]),
+        Key::SampleNPer3Secs => (|config| format!("{:?}", config.sampling), ["0", "2", "3"]),
+        Key::SamplePaths => (
+            |config| format!("{:?}", config.sampling),
+            ["/a=0", "/b/*=0.5", "/=1"],
+        ),
+        Key::KeepErrors => (
+            |config| config.sampling.keep_errors.to_string(),
+            ["true", "false", "false"],
+        ),
+        Key::KeepSlowerThan => (
+            |config| config.sampling.keep_slower_than_ms.to_string(),
+            ["2s", "5ms", "300ms"],
+        ),
         Key::GrpcMessages => (
             |config| config.grpc_messages.to_string(),
             ["false", "true", "false"],
@@ -145,6 +166,9 @@ fn company(key: Key, is_given: bool) -> Vec<&'static str> {
     };
     if key == Key::TlsCertFile && is_given {
         flags.push("--tls-key=/k");
+    }
+    if key == Key::BurstSize && is_given {
+        flags.push("--rate-per-second=9");
     }
     if key == Key::TlsKeyFile && is_given {
         flags.push("--tls-cert=/k");
@@ -522,4 +546,85 @@ fn the_documents_example_is_read() {
         (Export::SkyWalking, 2)
     );
     assert_eq!(config.propagate, Propagate { sw8: true, w3c: true });
+}
+
+#[test]
+fn each_way_to_sample() {
+    let sampling = |flags: &[&str]| {
+        let flags: Vec<_> = flags.iter().copied().chain(["--pid=1"]).collect();
+        run(&flags, &[], None).map(|config| config.sampling)
+    };
+    let method = |flags: &[&str]| sampling(flags).unwrap().method;
+    assert_eq!(method(&[]), SamplingMethod::All);
+    assert!(!sampling(&[]).unwrap().is_on());
+    assert!(sampling(&["--sample-paths=/a=0"]).unwrap().is_on());
+    let all = Ratio(u32::MAX);
+    assert_eq!(
+        method(&["--sample-rate=1"]),
+        SamplingMethod::Constant { ratio: all }
+    );
+    let limited = |rate_per_second, burst_size| SamplingMethod::RateLimiting {
+        rate_per_second,
+        burst_size,
+    };
+    assert_eq!(method(&["--rate-per-second=5"]), limited(5, 5));
+    assert_eq!(
+        method(&[
+            "--sampling=rate_limiting",
+            "--rate-per-second=5",
+            "--burst-size=9"
+        ]),
+        limited(5, 9)
+    );
+    let adaptive = |threshold_per_second, cpu_permille| SamplingMethod::Adaptive {
+        threshold_per_second,
+        cpu_permille,
+    };
+    assert_eq!(method(&["--sampling=adaptive"]), adaptive(100, 100));
+    assert_eq!(method(&["--adaptive-cpu-percent=2.5"]), adaptive(100, 25));
+    let file = run(
+        &["--pid=1"],
+        &[],
+        Some("sample_rate: 0.5\nsample_paths: [/a=0.5]\n"),
+    )
+    .unwrap()
+    .sampling;
+    let half = Ratio(1 << 31);
+    assert_eq!(file.method, SamplingMethod::Constant { ratio: half });
+    let path = PathRatio {
+        path: "/a".to_owned(),
+        is_prefix: false,
+        ratio: half,
+    };
+    assert_eq!(file.paths, [path]);
+
+    for (flags, sentence) in [
+        (
+            &["--sampling=constant"][..],
+            "sampling constant needs --sample-rate too",
+        ),
+        (
+            &["--sampling=adaptive", "--sample-rate=0.1"],
+            "--sample-rate has no effect with `sampling adaptive`: leave one of them out",
+        ),
+        (
+            &["--sample-rate=0.1", "--sample-n-per-3-secs=3"],
+            "--sample-n-per-3-secs has no effect with `sampling constant`: leave one of them out",
+        ),
+        (
+            &["--sample-rate=10%"],
+            "\"10%\" in --sample-rate is not a ratio: a number from 0 to 1, such as 0.1",
+        ),
+        (
+            &["--keep-slower-than=500"],
+            "\"500\" in --keep-slower-than is not a time with its unit, such as 500ms or 2s",
+        ),
+        (
+            &["--sample-paths=/a*b=1"],
+            "\"/a*b=1\" in --sample-paths is not a path of at most 63 bytes and a ratio, such as /health=0 or \
+             /static/*=0.01",
+        ),
+    ] {
+        assert_eq!(complaint(sampling(flags)), sentence);
+    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Address, Color, ConfigError, Export, LogLevel, Propagate, Routes, Secret, key::Given};
 
-fn refuse(given: &Given, allowed: impl Into<String>) -> ConfigError {
+pub(super) fn refuse(given: &Given, allowed: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         text: given.text.clone(),
         origin: given.origin.to_string(),
@@ -114,6 +114,36 @@ where
         ));
     }
     number(given, what, least, most)
+}
+
+/// A time with its unit.
+pub(super) fn milliseconds(given: &Given) -> Result<u64, ConfigError> {
+    let text = given.text.trim();
+    let number = |text: &str| text.trim_end().parse::<u32>().ok();
+    let parsed = match text.strip_suffix("ms") {
+        Some(text) => number(text).map(u64::from),
+        None => text
+            .strip_suffix('s')
+            .and_then(number)
+            .map(|seconds| u64::from(seconds) * 1_000),
+    };
+    parsed
+        .filter(|time| *time > 0)
+        .ok_or_else(|| refuse(given, "a time with its unit, such as 500ms or 2s"))
+}
+
+/// A percentage with at most one digit behind its point, as thousandths.
+pub(super) fn permille_of_percent(given: &Given) -> Result<u32, ConfigError> {
+    let percent = given.text.trim().parse::<f64>().ok();
+    let percent = percent.filter(|percent| (0.1..=1000.0).contains(percent));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 1 to 10,000, as is asked first"
+    )]
+    percent
+        .map(|percent| (percent * 10.0).round() as u32)
+        .ok_or_else(|| refuse(given, "a percentage of one processor: a number from 0.1 to 1000"))
 }
 
 /// A file's name, or `-` where `-` means what it usually does.

@@ -49,7 +49,7 @@ pub(super) fn entry(request: &Request<'_>, operation: Arc<str>, clock: Clock, de
         if let Some(messages) = &request.messages {
             rpc::message_tags(messages, clock, &mut tags);
         }
-        (tags, code.is_some_and(rpc::is_server_error))
+        (tags, code.is_some_and(probe_common::sampling::is_server_error))
     } else {
         let status = status(fixed.end, fixed.status);
         (

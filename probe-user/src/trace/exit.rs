@@ -143,6 +143,7 @@ const fn outcome(number: u32) -> &'static str {
         Some(Outcome::TooLong) => "too_long",
         Some(Outcome::NoConnection) => "no_connection",
         Some(Outcome::Joined) => "joined",
+        Some(Outcome::NotSampled) => "not_sampled",
         None => "unknown",
     }
 }

@@ -88,14 +88,6 @@ fn code_name(code: u16) -> Cow<'static, str> {
         .map_or_else(|| code.to_string().into(), |name| Cow::Borrowed(*name))
 }
 
-/// Whether a server that answers with this code has failed: the rest is the client's doing, or an answer like any.
-pub(super) fn is_server_error(code: u16) -> bool {
-    matches!(
-        code_name(code).as_ref(),
-        "UNKNOWN" | "DEADLINE_EXCEEDED" | "UNIMPLEMENTED" | "INTERNAL" | "UNAVAILABLE" | "DATA_LOSS"
-    )
-}
-
 /// `url` is the method as it goes over the wire. A server's record does not say whether the method streams.
 pub(super) fn tags(path: &[u8], flags: u32, code: Option<u16>, client: bool) -> Vec<Tag> {
     let mut tags = Vec::with_capacity(3);
@@ -150,11 +142,5 @@ mod tests {
         assert_eq!(code_name(17), "17");
         assert_eq!(code(0, 4), None);
         assert_eq!(code(STATUS_READ, 4), Some(4));
-    }
-
-    #[test]
-    fn what_the_client_did_wrong_is_no_error_of_the_server() {
-        let errors: Vec<u16> = (0..20).filter(|code| is_server_error(*code)).collect();
-        assert_eq!(errors, [2, 4, 12, 13, 14, 15]);
     }
 }

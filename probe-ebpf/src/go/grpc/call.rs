@@ -98,12 +98,10 @@ pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
     // SAFETY: what is read of it does not change.
     let owner = match unsafe { GRPC_CALLS.get(&key) } {
         // Another attempt of the same call.
-        Some(state) => Some(state.owner()),
+        Some(state) => state.prepares(target),
         None => scratch::with(|scratch| begin(registers, &goroutine, key, target, scratch)),
     };
-    if let Some(owner) = owner
-        && target.propagates()
-    {
+    if let Some(owner) = owner {
         let call = key.pointer;
         let _ages_out = GRPC_ATTEMPTS.insert(&goroutine, &Attempt { call, owner }, 0);
     }
@@ -124,7 +122,14 @@ fn begin(
     let Some(context) = read_call(key.pointer, offsets, scratch) else {
         return emit::lose(LossReason::ReadFault);
     };
-    find_parent(&mut scratch.call, goroutine, registers.g(), context, offsets);
+    find_parent(
+        &mut scratch.call,
+        goroutine,
+        registers.g(),
+        context,
+        target,
+        &mut scratch.sampling_path,
+    );
     kernel_log!(
         "gRPC call begins on goroutine {} of {}, parent found by way {}",
         goroutine.goid,
@@ -139,7 +144,7 @@ fn begin(
     {
         messages::begin(&key);
     }
-    Some(scratch.call.owner())
+    scratch.call.prepares(target)
 }
 
 /// Method, target, kind of streams; the address of the context.

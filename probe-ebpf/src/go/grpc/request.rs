@@ -162,7 +162,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         };
         header_fields::take(&key, scratch);
         let _by_a_stranger = join_stream(&key, target, scratch);
-        continue_trace(scratch);
+        continue_trace(scratch, tgid, target);
     }
     kernel_log!("stream {} begins on goroutine {} of {}", id, goroutine.goid, tgid);
     store(&scratch.request, &goroutine)

@@ -156,6 +156,9 @@ fn encode<P: Package>(ctx: &ProbeContext) {
     // SAFETY: the caller waits for its stream. If it no longer does, its call has been cancelled before, and the
     // function will see that and write nothing: then what is prepared here, of whichever call, is never used.
     let state = unsafe { &mut *state };
+    if !state.propagates(target) {
+        return;
+    }
     let _noted = scratch::with(|scratch| prepare::<P>(registers, state, target, tgid, scratch));
 }
 

@@ -132,7 +132,7 @@ fn begin<P: Package>(
     if scratch.request.flags & REQUEST_TLS != 0 {
         let _by_a_stranger = join_stream::<P>(&key, target, scratch);
     }
-    continue_trace(scratch);
+    continue_trace(scratch, tgid, target);
     kernel_log!(
         "request of stream {} begins on goroutine {} of {}",
         key.id,

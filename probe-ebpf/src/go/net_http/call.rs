@@ -70,7 +70,14 @@ pub(crate) fn begin(
     let Some(context) = read_request(state, registers.word::<2>(), offsets, &mut scratch.window) else {
         return emit::lose(LossReason::ReadFault);
     };
-    find_parent(state, goroutine, registers.g(), context, offsets);
+    find_parent(
+        state,
+        goroutine,
+        registers.g(),
+        context,
+        target,
+        &mut scratch.sampling_path,
+    );
     kernel_log!(
         "call begins on goroutine {} of {}, parent found by way {}",
         goroutine.goid,
@@ -168,6 +175,9 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     let goroutine = go::goroutine(tgid, registers.g(), offsets)?;
     // SAFETY: only the goroutine itself touches its entry.
     let state = unsafe { &mut *GO_CALLS.get_ptr_mut(&goroutine)? };
+    if !state.propagates(target) {
+        return None;
+    }
     let connection = registers.word::<1>();
     let tls_at = offsets.get(GoField::PersistConnTlsState)?;
     let fields = scratch.window.fetch(connection, tls_at)?;

@@ -69,7 +69,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     if read_request(state, request, offsets, &mut scratch.window).is_none() {
         return emit::lose(LossReason::ReadFault);
     }
-    if read_head(scratch, response, target).is_none() {
+    if read_head(scratch, response, tgid, target).is_none() {
         scratch.request.flags |= REQUEST_HEAD_INCOMPLETE;
         emit::count(LossReason::HeadIncomplete);
     }
@@ -123,7 +123,7 @@ fn read_request(
 /// Finds our headers in the connection's read buffer. When `ServeHTTP` begins, the parser has consumed the head
 /// and nothing else: what it read lies just before the buffer's read position.
 #[inline(always)]
-fn read_head(scratch: &mut Scratch, response: u64, target: &TargetInfo) -> Option<()> {
+fn read_head(scratch: &mut Scratch, response: u64, tgid: u32, target: &TargetInfo) -> Option<()> {
     let offsets = &target.offsets;
     let conn: u64 = memory::read(response + offsets.get(GoField::ServerResponseConn)?)?;
     let bufr_at = offsets.get(GoField::ConnBufr)?;
@@ -154,7 +154,7 @@ fn read_head(scratch: &mut Scratch, response: u64, target: &TargetInfo) -> Optio
             let _by_a_stranger = join(below.data, 0, target, scratch);
         }
     }
-    continue_trace(scratch);
+    continue_trace(scratch, tgid, target);
     if is_whole { Some(()) } else { None }
 }
 
