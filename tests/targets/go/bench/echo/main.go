@@ -26,7 +26,7 @@ import (
 	"syscall"
 	"time"
 
-	"bench/traced"
+	"bench/traced/rpc"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -77,7 +77,7 @@ func serve(address string) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(traced.Server()...)
+	server := grpc.NewServer(rpc.Server()...)
 	server.RegisterService(&echoDesc, echoServer{})
 	return server.Serve(listener)
 }
@@ -232,7 +232,7 @@ func work(target string) error {
 			return fmt.Errorf("%q is no work", lines.Text())
 		}
 		for len(connections) < wanted {
-			options := append(traced.Client(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+			options := append(rpc.Client(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 			connection, err := grpc.NewClient(target, options...)
 			if err != nil {
 				return err

@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"bench/traced"
+	"bench/traced/web"
 )
 
 // worked keeps the compiler from leaving the work out.
@@ -49,7 +49,7 @@ func main() {
 		return
 	}
 
-	client := &http.Client{Transport: traced.Transport(&http.Transport{MaxIdleConnsPerHost: 256})}
+	client := &http.Client{Transport: web.Transport(&http.Transport{MaxIdleConnsPerHost: 256})}
 	hello := func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "hello, world\n")
 	}
@@ -78,5 +78,5 @@ func main() {
 		}
 		hello(w, r)
 	})
-	log.Fatal(http.ListenAndServe(*listen, traced.Handler(http.DefaultServeMux)))
+	log.Fatal(http.ListenAndServe(*listen, web.Handler(http.DefaultServeMux)))
 }
