@@ -16,6 +16,7 @@ mod connection;
 mod convert;
 mod delivery;
 pub mod management;
+mod wire;
 
 use std::fmt;
 use std::io;

@@ -5,18 +5,22 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::v3::Commands;
 use proto::v3::management_service_client::ManagementServiceClient;
-use proto::v3::trace_segment_report_service_client::TraceSegmentReportServiceClient;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tokio_stream::Stream;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::{error, info, warn};
 
 use super::backend::{self, Backend};
+use super::wire::{SegmentCodec, Taken};
 use super::{Backoff, Settings, SettingsError, Token};
 use crate::telemetry::Repeats;
 
@@ -60,10 +64,17 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn segments(
+    /// What `TraceSegmentReportServiceClient::collect` does, with a codec of our own.
+    pub(super) async fn collect(
         &self,
-    ) -> TraceSegmentReportServiceClient<InterceptedService<Channel, Credentials>> {
-        TraceSegmentReportServiceClient::with_interceptor(self.channel.clone(), self.credentials.clone())
+        segments: Request<impl Stream<Item = Taken> + Send + 'static>,
+    ) -> Result<Response<Commands>, Status> {
+        let channel = InterceptedService::new(self.channel.clone(), self.credentials.clone());
+        let mut client = Grpc::new(channel);
+        let ready = client.ready().await;
+        ready.map_err(|error| Status::unknown(format!("the connection is not ready: {error}")))?;
+        let path = PathAndQuery::from_static("/skywalking.v3.TraceSegmentReportService/collect");
+        client.client_streaming(segments, path, SegmentCodec).await
     }
 
     pub(super) fn management(&self) -> ManagementServiceClient<InterceptedService<Channel, Credentials>> {

@@ -20,7 +20,7 @@ use tracing::{error, warn};
 
 use super::Settings;
 use super::connection::{Answer, Connection, Live, told};
-use super::convert::segment_object;
+use super::wire::Taken;
 use crate::export::{SegmentReceiver, tally_all};
 use crate::telemetry::{Loss, Repeats, Tally, Telemetry};
 use crate::trace::segment::Segment;
@@ -229,9 +229,8 @@ impl Delivery {
         let mut request = Request::new(tokio_stream::iter(batch.stream()));
         // OAP is told too, so that it does not go on with what nobody waits for.
         request.set_timeout(deadline);
-        let mut client = live.segments();
         let reply = tokio::select! {
-            reply = tokio::time::timeout(deadline, client.collect(request)) => reply,
+            reply = tokio::time::timeout(deadline, live.collect(request)) => reply,
             () = self.out_of_time() => return Attempt::OutOfTime,
         };
         match reply {
@@ -329,15 +328,15 @@ impl Batch {
 
     /// The messages of one attempt. What the transport takes from here counts as sent, even if it then lies in a
     /// buffer: rather one too many than one told twice.
-    fn stream(&self) -> impl Iterator<Item = proto::v3::SegmentObject> + Send + 'static {
+    fn stream(&self) -> impl Iterator<Item = Taken> + Send + 'static {
         self.taken.store(0, Ordering::Relaxed);
-        let (segments, taken) = (Arc::clone(&self.segments), Arc::clone(&self.taken));
-        let mut position = self.start;
-        std::iter::from_fn(move || {
-            let object = segment_object(segments.get(position)?);
-            position += 1;
+        let (batch, taken) = (Arc::clone(&self.segments), Arc::clone(&self.taken));
+        (self.start..self.segments.len()).map(move |position| {
             taken.fetch_add(1, Ordering::Relaxed);
-            Some(object)
+            Taken {
+                batch: Arc::clone(&batch),
+                position,
+            }
         })
     }
 
@@ -396,7 +395,7 @@ mod tests {
         batch
             .stream()
             .take(count)
-            .map(|object| object.trace_segment_id)
+            .map(|taken| taken.segment().unwrap().segment_id.clone())
             .collect()
     }
 
