@@ -2,6 +2,7 @@
 
 mod binary;
 mod sampling;
+mod unmeant;
 
 use std::{
     cell::RefCell,
@@ -29,6 +30,7 @@ use tracing::{debug, info, warn};
 use self::{
     binary::{Binaries, Binary},
     sampling::Sampler,
+    unmeant::Unmeant,
 };
 use super::heap;
 use crate::{
@@ -172,6 +174,7 @@ pub(super) struct Targets {
     targets: HashMap<u32, Target>,
     /// Processes that were refused, by start: they are not asked about again.
     refused: HashSet<(u32, u64)>,
+    unmeant: Unmeant,
     /// Whether it has been said that the one instance name stands for several processes.
     shares_instance: bool,
     /// How requests get their headers, where they do.
@@ -200,6 +203,7 @@ impl Targets {
             sampler,
             targets: HashMap::new(),
             refused: HashSet::new(),
+            unmeant: Unmeant::default(),
             shares_instance: false,
             propagation: None,
         }
@@ -265,7 +269,8 @@ impl Targets {
     fn start(&mut self) -> Result<Ready, TargetsError> {
         // First, so that no start falls between the look around and the first notice.
         self.kernel.follow_processes()?;
-        let pids: Vec<u32> = process::list().map_err(TargetsError::List)?.collect();
+        let processes = process::list().map_err(TargetsError::List)?;
+        let pids: Vec<u32> = processes.map(|entry| entry.pid).collect();
         let selected = self.selected(&pids);
         for process in &selected {
             self.binaries.read_ahead(process);
@@ -360,6 +365,7 @@ impl Targets {
     }
 
     fn on_exec(&mut self, pid: u32) {
+        self.unmeant.forget(pid);
         self.let_go(pid);
         self.log_look(pid, &mut Listeners::default());
     }
@@ -396,13 +402,24 @@ impl Targets {
         let Ok(processes) = process::list() else { return };
         let mut listeners = Listeners::default();
         let mut seen = HashSet::new();
-        for pid in processes {
+        self.unmeant.begin(self.selection.depends_on_ports());
+        for entry in processes {
+            let pid = entry.pid;
             seen.insert(pid);
-            if !self.targets.contains_key(&pid) {
-                self.log_look(pid, &mut listeners);
+            if self.targets.contains_key(&pid) || self.unmeant.knows(entry) {
+                continue;
+            }
+            match self.look_at(pid, &mut listeners) {
+                Look::Traced | Look::Gone => {}
+                Look::Left => self.unmeant.note(entry),
+                Look::Refused(refusal) => {
+                    refusal.log();
+                    self.unmeant.note(entry);
+                }
             }
         }
         self.refused.retain(|(pid, _)| seen.contains(pid));
+        self.unmeant.retain(|pid| seen.contains(&pid));
     }
 
     fn log_look(&mut self, pid: u32, listeners: &mut Listeners) {

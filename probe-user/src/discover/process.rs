@@ -5,7 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     io::Read as _,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirEntryExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -70,10 +73,24 @@ pub struct Process {
     pub exe_id: FileId,
 }
 
-/// The ids of all processes, those of our own included.
-pub fn list() -> io::Result<impl Iterator<Item = u32>> {
+/// A process as `/proc` lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub pid: u32,
+    /// The inode of its folder: another process with the same id has another one.
+    pub node: u64,
+}
+
+/// All processes, our own included.
+pub fn list() -> io::Result<impl Iterator<Item = Entry>> {
     let entries = fs::read_dir("/proc")?;
-    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+    Ok(entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        Some(Entry {
+            pid: entry.file_name().to_str()?.parse().ok()?,
+            node: entry.ino(),
+        })
+    }))
 }
 
 impl Process {
@@ -368,7 +385,7 @@ mod tests {
         let process = Process::read(std::process::id()).unwrap().unwrap();
         assert_eq!(process.exe, std::env::current_exe().unwrap());
         assert!(process.is_current());
-        assert!(list().unwrap().any(|pid| pid == process.pid));
+        assert!(list().unwrap().any(|entry| entry.pid == process.pid));
         let metadata = fs::metadata(&process.exe).unwrap();
         assert_eq!(
             process.exe_id,
