@@ -92,7 +92,7 @@ func (n *node) callAs(ctx context.Context, id, parent uint64, shape, kind, path 
 	var counted both
 	err := n.talk(ctx, kind, path, &counted)
 	note.EndNs = now()
-	note.Code = codeNames[status.Code(err)]
+	note.Code = codeOf(err)
 	if err != nil {
 		note.Error = err.Error()
 	}
@@ -227,7 +227,7 @@ func (n *node) entry(kind, shape, path string) record {
 
 func (n *node) done(note record, err error) {
 	note.EndNs = now()
-	note.Code = codeNames[status.Code(err)]
+	note.Code = codeOf(err)
 	n.journal.write(note)
 }
 
@@ -335,7 +335,7 @@ func serve(arguments []string) error {
 	over := make(chan os.Signal, 1)
 	signal.Notify(over, syscall.SIGTERM, os.Interrupt)
 	<-over
-	return journal.flush()
+	return journal.close()
 }
 
 func main() {

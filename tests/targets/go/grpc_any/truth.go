@@ -1,15 +1,5 @@
 package main
 
-import (
-	"bufio"
-	"encoding/json"
-	"os"
-	"strconv"
-	"strings"
-	"sync"
-	"time"
-)
-
 // record is a line of the log, with the keys of ../grpc/truth.go, which says what they are.
 type record struct {
 	ID       uint64 `json:"id"`
@@ -54,46 +44,3 @@ func (w *oneWay) add(err error) error {
 	}
 	return err
 }
-
-// codeNames are the codes as gRPC's documents write them, by number.
-var codeNames = [...]string{
-	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-	"INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-}
-
-type journal struct {
-	mu     sync.Mutex
-	buffer *bufio.Writer
-}
-
-func openJournal(path string) (*journal, error) {
-	file, err := os.Create(path)
-	if err != nil {
-		return nil, err
-	}
-	return &journal{buffer: bufio.NewWriter(file)}, nil
-}
-
-func (j *journal) write(r record) {
-	line, err := json.Marshal(r)
-	if err != nil {
-		panic(err)
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.buffer.Write(append(line, '\n'))
-}
-
-func (j *journal) flush() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buffer.Flush()
-}
-
-func idOf(path string) uint64 {
-	id, _ := strconv.ParseUint(path[strings.LastIndexByte(path, '/')+1:], 10, 64)
-	return id
-}
-
-func now() int64 { return time.Now().UnixNano() }

@@ -2,17 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -185,9 +180,11 @@ func serve(arguments []string) error {
 			return fmt.Errorf("-next: %w", err)
 		}
 	}
-	if n.closed, err = closedPort(); err != nil {
+	closed, err := closedPort()
+	if err != nil {
 		return err
 	}
+	n.closed = "http://" + closed
 	proxyURL, err := url.Parse(n.next.Main)
 	if err != nil {
 		return err
@@ -205,44 +202,4 @@ func serve(arguments []string) error {
 	<-ended.Done()
 	n.left.Wait()
 	return journal.close()
-}
-
-// closedPort takes a port for as long as the process lives and never listens on it: whoever connects is refused. Were
-// the port let go, another service could get it.
-func closedPort() (string, error) {
-	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return "", err
-	}
-	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		return "", err
-	}
-	own, err := syscall.Getsockname(socket)
-	if err != nil {
-		return "", err
-	}
-	taken, ok := own.(*syscall.SockaddrInet4)
-	if !ok {
-		return "", fmt.Errorf("bound to %T", own)
-	}
-	return fmt.Sprintf("http://127.0.0.1:%d", taken.Port), nil
-}
-
-// newCertificate makes one that nobody has a reason to trust.
-func newCertificate() (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }

@@ -1,0 +1,1 @@
+../net_http/journal.go
