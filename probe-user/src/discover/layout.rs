@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
 };
 
 use crate::discover::{
@@ -70,7 +70,15 @@ pub enum Told {
 impl<'a> Layouts<'a> {
     /// Finds the structs by their full names. What cannot be read is not described.
     pub fn find(binary: &GoBinary, names: &[&'a str]) -> Self {
-        Self::read(binary, names).unwrap_or_default()
+        match type_data(binary) {
+            Some(types) => Self::within(binary.elf(), types, names),
+            None => Self::default(),
+        }
+    }
+
+    /// The same in the type data at these addresses.
+    pub fn within(elf: &Elf, types: Range<u64>, names: &[&'a str]) -> Self {
+        Self::read(elf, types, names).unwrap_or_default()
     }
 
     pub fn field(&self, (name, field): FieldName<'_>) -> Told {
@@ -82,9 +90,8 @@ impl<'a> Layouts<'a> {
         }
     }
 
-    fn read(binary: &GoBinary, names: &[&'a str]) -> Option<Self> {
-        let elf = binary.elf();
-        let types = TypeData::find(binary)?;
+    fn read(elf: &Elf, types: Range<u64>, names: &[&'a str]) -> Option<Self> {
+        let types = TypeData::at(elf, types)?;
         // By the name as it is printed, `http.Request`, which several packages may have.
         let mut printed: HashMap<&str, Vec<&'a str>> = HashMap::new();
         for name in names {
@@ -189,6 +196,20 @@ fn short(name: &str) -> &str {
 }
 
 /// `runtime.types` to `runtime.etypes`.
+fn type_data(binary: &GoBinary) -> Option<Range<u64>> {
+    let field = types_field(binary.go_version)?;
+    let mut words = [0; 24];
+    binary
+        .elf()
+        .read_relocated(binary.moduledata?.checked_add(field)?, &mut words)
+        .ok()?;
+    let word = |index: usize| Some(u64::from_le_bytes(*words.as_chunks().0.get(index)?));
+    // Go 1.27 has the length of the descriptors between the two.
+    let is_counted = binary.go_version >= GoVersion::new(27, 0);
+    Some(word(0)?..word(if is_counted { 2 } else { 1 })?)
+}
+
+/// That as it lies in the file.
 struct TypeData {
     address: u64,
     offset: u64,
@@ -196,16 +217,7 @@ struct TypeData {
 }
 
 impl TypeData {
-    fn find(binary: &GoBinary) -> Option<Self> {
-        let field = types_field(binary.go_version)?;
-        let mut words = [0; 24];
-        let elf = binary.elf();
-        elf.read_relocated(binary.moduledata?.checked_add(field)?, &mut words)
-            .ok()?;
-        let word = |index: usize| Some(u64::from_le_bytes(*words.as_chunks().0.get(index)?));
-        // Go 1.27 has the length of the descriptors between the two.
-        let is_counted = binary.go_version >= GoVersion::new(27, 0);
-        let (address, end) = (word(0)?, word(if is_counted { 2 } else { 1 })?);
+    fn at(elf: &Elf, Range { start: address, end }: Range<u64>) -> Option<Self> {
         let size_bytes = end.checked_sub(address).filter(|size| *size <= TYPES_MAX)?;
         let segment = elf.segment(address)?;
         let in_file = segment.file_bytes - (address - segment.address);
