@@ -156,7 +156,7 @@ fn announce(ready: &Ready, took_ns: u64) {
     let hooks = counted(*sites as u64, ["hook", "hooks"]);
     let binaries = counted(*binaries as u64, ["binary", "binaries"]);
     let waits = if *targets == 0 {
-        "; waiting for one that is meant"
+        "; waiting for one that is selected"
     } else {
         ""
     };

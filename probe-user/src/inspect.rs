@@ -240,7 +240,7 @@ fn hooks(plan: &Plan) -> Vec<HookReport> {
                     Some("the program does not hold the function, so it never calls it".to_owned())
                 }
                 Some(refusal) => Some(refusal.reason.to_string()),
-                None if absent => Some(format!("the program has no {} {}", library.library, hook.part)),
+                None if absent => Some(format!("the program has no {}", hook.part)),
                 None if sites.is_empty() && hook.site.is_spared_by_returns() => {
                     Some("the returns serve".to_owned())
                 }

@@ -339,7 +339,7 @@ fn a_second_probe_is_told_of_the_first() {
     let first = Probe::spawn(&mut skyprobe(&["run", "--exe", "/nonexistent/first"])).unwrap();
     let ready = first.ready().unwrap();
     assert!(
-        ready.starts_with("ready: 0 processes traced, 0 refused; waiting for one that is meant; "),
+        ready.starts_with("ready: 0 processes traced, 0 refused; waiting for one that is selected; "),
         "{ready}"
     );
     let second = Probe::spawn(&mut skyprobe(&["run", "--exe", "/nonexistent/second"])).unwrap();
