@@ -74,11 +74,11 @@ pub struct ModuleChange {
 // === impl Versions ===
 
 impl Versions {
-    fn contain(self, binary: &GoBinary) -> Result<bool, RefusalReason> {
+    fn contain(self, binary: &GoBinary, found: &Found) -> Result<bool, RefusalReason> {
         let minor = binary.go_version.minor;
         let go = minor >= self.since && self.before.is_none_or(|before| minor < before);
         match self.module {
-            Some((side, change)) if go => Ok(change.side(binary)? == side),
+            Some((side, change)) if go => Ok(change.side(binary, found)? == side),
             Some(_) | None => Ok(go),
         }
     }
@@ -89,7 +89,7 @@ impl Versions {
 impl ModuleChange {
     /// By the version that the binary names, else by its type descriptors: a commit is named after the last tag that
     /// leads to it, which may be much older.
-    fn side(&self, binary: &GoBinary) -> Result<Side, RefusalReason> {
+    fn side(&self, binary: &GoBinary, found: &Found) -> Result<Side, RefusalReason> {
         let why = match binary.module_of(self.module) {
             Ok((_, version)) if version.is_release() => {
                 return Ok(if version.minor() < self.since {
@@ -101,7 +101,9 @@ impl ModuleChange {
             Ok(_) => ModuleUnknown::NoRelease,
             Err(why) => why,
         };
-        match Layouts::find(binary, &[self.lost.0]).field(self.lost) {
+        let (strukt, field) = self.lost;
+        let strukt = format!("{}{strukt}", found.vendor);
+        match Layouts::find(binary, &[&strukt]).field((&strukt, field)) {
             Told::At(_) => Ok(Side::Before),
             Told::NoField => Ok(Side::Since),
             Told::NoStruct => Err(RefusalReason::UnknownModule {
@@ -293,7 +295,7 @@ pub fn plan(binary: &GoBinary) -> Result<Plan, BinaryError> {
         .flat_map(|hook| hook.needs.iter().chain(hook.wants))
         .copied()
         .collect();
-    let structs = StructOffsets::find(binary, &asked);
+    let structs = StructOffsets::find(binary, &found.vendor, &asked);
     let mut planned = Plan {
         sites: Vec::new(),
         refusals: Vec::new(),
@@ -341,7 +343,7 @@ fn plan_part(binary: &GoBinary, found: &Found, part: Part, hooks: &[&'static Hoo
     let mut sites = Vec::new();
     let mut refusals = Vec::new();
     for hook in hooks {
-        let placed = match hook.versions.contain(binary) {
+        let placed = match hook.versions.contain(binary, found) {
             Ok(true) => place(binary, found, hook, &planned.offset_sources),
             Ok(false) => continue,
             Err(reason) => Err((hook.symbols.first().copied().unwrap_or_default(), reason)),

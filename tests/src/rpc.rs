@@ -1,6 +1,11 @@
 //! Three services of `targets/go/grpc`: HTTP comes to the front, which asks the middle by gRPC, which asks the back.
 
-use std::{path::PathBuf, sync::OnceLock, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -78,11 +83,15 @@ impl Row {
         Self::named(["front", "middle", "back"])
     }
 
-    pub fn named([front, middle, back]: [&str; 3]) -> Result<Self> {
-        let program = program()?;
-        let back = Service::start(&program, back, BACK_IDS, None)?;
-        let middle = Service::start(&program, middle, MIDDLE_IDS, Some(&back))?;
-        let front = Service::start(&program, front, FRONT_IDS, Some(&middle))?;
+    pub fn named(names: [&str; 3]) -> Result<Self> {
+        Self::of(&program()?, names)
+    }
+
+    /// Of another build of the program.
+    pub fn of(program: &Path, [front, middle, back]: [&str; 3]) -> Result<Self> {
+        let back = Service::start(program, back, BACK_IDS, None)?;
+        let middle = Service::start(program, middle, MIDDLE_IDS, Some(&back))?;
+        let front = Service::start(program, front, FRONT_IDS, Some(&middle))?;
         Ok(Self { front, middle, back })
     }
 
@@ -143,13 +152,19 @@ impl Row {
 
 /// Asks for each shape in turn and asserts that the truth finds nothing wrong.
 #[track_caller]
+#[expect(clippy::unwrap_used, reason = "a test's assertion")]
+pub fn check_shapes(shapes: &[&str]) -> Account {
+    check_shapes_of(&Row::start().unwrap(), shapes)
+}
+
+/// The same of services that run already.
+#[track_caller]
 #[expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test's assertion, and its report"
 )]
-pub fn check_shapes(shapes: &[&str]) -> Account {
-    let row = Row::start().unwrap();
+pub fn check_shapes_of(row: &Row, shapes: &[&str]) -> Account {
     let probe = row.trace(&[]).unwrap();
     let mut id = 0;
     for _ in 0..5 {

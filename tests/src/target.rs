@@ -64,6 +64,20 @@ impl Go {
         );
         Ok(Self { command, version })
     }
+
+    /// `go` with these arguments in this folder; the error has what it says.
+    fn run(&self, folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+        let output = Command::new(&self.command)
+            .args(arguments)
+            .current_dir(folder)
+            .env("GOTOOLCHAIN", "local")
+            .envs(environment.iter().copied())
+            .output()
+            .with_context(|| format!("run {}", self.command.display()))?;
+        let says = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "go {arguments:?}: {}", says.trim());
+        Ok(())
+    }
 }
 
 /// A Go program of `tests/targets/go` and how to build it.
@@ -117,6 +131,31 @@ impl GoBuild {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(())
+    }
+
+    /// Builds it below `tree` as before there were modules, with a copy of all that it is made of in its own folder.
+    pub fn build_vendored(&self, go: &Go, tree: &Path) -> Result<PathBuf> {
+        let folder = tree.join("src/shop");
+        fs::create_dir_all(&folder)?;
+        for entry in fs::read_dir(self.source())? {
+            let entry = entry?;
+            fs::copy(entry.path(), folder.join(entry.file_name()))?;
+        }
+        go.run(
+            &folder,
+            &["mod", "vendor"],
+            &[("GOFLAGS", "-mod=mod"), ("GOPROXY", "off")],
+        )?;
+        fs::remove_file(folder.join("go.mod"))?;
+        let mut arguments = vec!["build", "-o", "program"];
+        arguments.extend(self.flags.iter().map(String::as_str));
+        let tree = tree.to_str().context("a path that is no text")?;
+        go.run(
+            &folder,
+            &arguments,
+            &[("GO111MODULE", "off"), ("GOPATH", tree), ("GOFLAGS", "")],
+        )?;
+        Ok(folder.join("program"))
     }
 
     fn source(&self) -> PathBuf {

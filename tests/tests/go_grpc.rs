@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use tests::{
     needs_rpc,
     probe::find_span,
-    rpc::{PROPAGATED, Row, check_shapes},
+    rpc::{PROPAGATED, Row, check_shapes, check_shapes_of},
     segment::{Segment, Span},
+    target::{Go, GoBuild},
     truth::{GRPC, Record, Side},
 };
 
@@ -316,4 +317,18 @@ fn calls_that_are_tried_again_are_one_call() {
     let made = |side, shape: &str| account.shapes[&(side, shape.into())].made;
     assert_eq!((made(Side::Exit, "retry"), made(Side::Entry, "flaky")), (5, 10));
     assert_eq!((made(Side::Exit, "tired"), made(Side::Entry, "down")), (5, 15));
+}
+
+#[test]
+fn copies_in_the_programs_own_tree_are_traced() {
+    needs_rpc!();
+    // By its debug information, and stripped.
+    for flags in ["-ldflags=", "-ldflags=-s -w"] {
+        let tree = tempfile::tempdir().unwrap();
+        let build = GoBuild::new("grpc").flag(flags);
+        let program = build.build_vendored(&Go::system().unwrap(), tree.path()).unwrap();
+        let row = Row::of(&program, ["front", "middle", "back"]).unwrap();
+        let account = check_shapes_of(&row, &["sync", "chat", "failed", "secret", "handler"]);
+        assert!(account.total().references.right > 0, "{account}");
+    }
 }

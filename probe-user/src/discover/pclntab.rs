@@ -57,6 +57,9 @@ pub struct Found {
     pub names: BTreeSet<String>,
     /// The first name that starts with one of the prefixes.
     pub prefixed: Option<String>,
+    /// What stands before the names of other people's packages: `shop/vendor/` in a program that keeps copies of them in
+    /// its own tree and was built without modules; mostly nothing.
+    pub vendor: String,
 }
 
 impl Found {
@@ -184,13 +187,14 @@ impl Pclntab {
         prefixes: &[&str],
     ) -> Result<Found, ElfError> {
         const BROKEN: ElfError = ElfError::Corrupted("the function table (gopclntab) is damaged");
-        let (name_offsets, prefixed) = self.find_names(elf, wanted, prefixes)?;
+        let names = self.find_names(elf, wanted, prefixes)?;
         let mut found = Found {
             functions: BTreeMap::new(),
-            names: name_offsets.values().map(|name| (*name).to_owned()).collect(),
-            prefixed,
+            names: names.offsets.values().map(|name| (*name).to_owned()).collect(),
+            prefixed: names.prefixed,
+            vendor: names.vendor,
         };
-        if name_offsets.is_empty() {
+        if names.offsets.is_empty() {
             return Ok(found);
         }
         let end = self.file_offset + self.size_bytes;
@@ -209,7 +213,7 @@ impl Pclntab {
                 return Err(BROKEN);
             }
             let name = bodies.word(u64::from(body) + 4)?;
-            if let Some(name) = name_offsets.get(&name) {
+            if let Some(name) = names.offsets.get(&name) {
                 let address = text.checked_add(u64::from(start)).ok_or(BROKEN)?;
                 let size_bytes = u64::from(next.0 - start);
                 let functions = found.functions.entry((*name).to_owned()).or_default();
@@ -222,13 +226,13 @@ impl Pclntab {
         Ok(found)
     }
 
-    /// Offsets of the wanted names in the table of names.
+    /// Finds the wanted names in the table of names.
     fn find_names<'a>(
         &self,
         elf: &Elf,
         wanted: &[&'a str],
         prefixes: &[&str],
-    ) -> Result<(HashMap<u32, &'a str>, Option<String>), ElfError> {
+    ) -> Result<Names<'a>, ElfError> {
         let wanted: HashSet<&'a str> = wanted.iter().copied().collect();
         let longest = wanted
             .iter()
@@ -237,15 +241,24 @@ impl Pclntab {
             .max()
             .unwrap_or_default();
         let mut offsets = HashMap::new();
+        let mut vendored: BTreeMap<String, HashMap<u32, &'a str>> = BTreeMap::new();
         let mut prefixed = None;
         let mut check = |name: &[u8], offset: u64| {
             // Most names fall out by their first bytes; all that could match are ASCII.
             let Ok(name) = str::from_utf8(name) else { return };
+            let (vendor, name) = split_vendor(name);
             if name.len() <= longest
                 && let Some(name) = wanted.get(name)
                 && let Ok(offset) = u32::try_from(offset)
             {
-                offsets.insert(offset, *name);
+                if vendor.is_empty() {
+                    offsets.insert(offset, *name);
+                } else if vendored.len() < VENDORS_MAX || vendored.contains_key(vendor) {
+                    vendored
+                        .entry(vendor.to_owned())
+                        .or_default()
+                        .insert(offset, name);
+                }
             }
             if prefixed.is_none() && prefixes.iter().any(|prefix| name.starts_with(prefix)) {
                 prefixed = Some(name.to_owned());
@@ -279,8 +292,41 @@ impl Pclntab {
         .map_or(Ok(()), |()| {
             Err(ElfError::Corrupted("a function's name has no end"))
         })?;
-        Ok((offsets, prefixed))
+        // Of several copies one, so that no two versions are mixed.
+        let has_own = offsets.values().any(|name| is_foreign(name));
+        let most = vendored.into_iter().max_by_key(|(_, names)| names.len());
+        let (vendor, names) = most.filter(|_| !has_own).unwrap_or_default();
+        offsets.extend(names);
+        Ok(Names {
+            offsets,
+            vendor,
+            prefixed,
+        })
     }
+}
+
+/// What is found in the table of names.
+struct Names<'a> {
+    /// Where the wanted ones are.
+    offsets: HashMap<u32, &'a str>,
+    vendor: String,
+    prefixed: Option<String>,
+}
+
+/// Copies of other people's packages that are told apart.
+const VENDORS_MAX: usize = 16;
+
+/// `shop/vendor/` and `example.org/a.F` of `shop/vendor/example.org/a.F`. The standard library's own copies have nothing
+/// before `vendor/`, and are left as they are.
+fn split_vendor(name: &str) -> (&str, &str) {
+    const VENDOR: &str = "/vendor/";
+    let at = name.rfind(VENDOR).map_or(0, |at| at + VENDOR.len());
+    name.split_at(at)
+}
+
+/// Whether the function is of no package of the standard library, whose paths begin without a dot.
+fn is_foreign(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(first, _)| first.contains('.'))
 }
 
 /// A stretch of the file that moves forward only: what reading goes back for more than a window is not ordered as
@@ -337,5 +383,32 @@ impl<'a> Window<'a> {
     fn pair(&mut self, at: u64) -> Result<(u32, u32), ElfError> {
         let pair = u64::from_le_bytes(self.bytes(at)?);
         Ok((pair as u32, (pair >> 32) as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_packages_have_the_names_of_packages() {
+        for (name, split) in [
+            ("shop/vendor/example.org/a.F", ("shop/vendor/", "example.org/a.F")),
+            (
+                "a.b/c/vendor/d/vendor/e.org/f.G",
+                ("a.b/c/vendor/d/vendor/", "e.org/f.G"),
+            ),
+            // The standard library's own, and names that only look alike.
+            (
+                "vendor/golang.org/x/net/http2/hpack.F",
+                ("", "vendor/golang.org/x/net/http2/hpack.F"),
+            ),
+            ("example.org/vendors/a.F", ("", "example.org/vendors/a.F")),
+            ("main.main", ("", "main.main")),
+        ] {
+            assert_eq!(split_vendor(name), split);
+        }
+        assert!(is_foreign("example.org/a.F"));
+        assert!(!is_foreign("net/http.(*conn).serve") && !is_foreign("main.main"));
     }
 }

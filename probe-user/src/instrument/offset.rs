@@ -104,8 +104,12 @@ const HTTP2: &str = "net/http/internal/http2";
 /// The struct's full name and the field's own, as a program of this Go has them in its DWARF.
 ///
 /// Before Go 1.27 the names of that package stood in `net/http` behind `http2`, and it took and gave `http.Request`s.
-fn spelled(field: GoField, version: GoVersion) -> (String, &'static str) {
+fn spelled(field: GoField, version: GoVersion, vendor: &str) -> (String, &'static str) {
+    let is_foreign = field.module().is_some();
     let (package, strukt, field) = field.path();
+    if is_foreign {
+        return (format!("{vendor}{package}.{strukt}"), field);
+    }
     if package != HTTP2 || version >= GoVersion::new(27, 0) {
         return (format!("{package}.{strukt}"), field);
     }
@@ -179,11 +183,12 @@ pub struct StructOffsets {
 // === impl StructOffsets ===
 
 impl StructOffsets {
-    /// `asked` are the fields that matter to this binary: of a library that it does not have, none.
-    pub fn find(binary: &GoBinary, asked: &[GoField]) -> Self {
+    /// `vendor` is what stands before the names of other people's packages, `asked` are the fields that matter to this
+    /// binary: of a library that it does not have, none.
+    pub fn find(binary: &GoBinary, vendor: &str, asked: &[GoField]) -> Self {
         let structs: Vec<(String, &str)> = GoField::ALL
             .iter()
-            .map(|field| spelled(*field, binary.go_version))
+            .map(|field| spelled(*field, binary.go_version, vendor))
             .collect();
         let names: Vec<FieldName<'_>> = structs
             .iter()
