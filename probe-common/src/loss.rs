@@ -43,11 +43,14 @@ pub enum LossReason {
     EnrolRefused = 17,
     /// What stood where a frame of HTTP/2 had to begin was none: headers of the streams in the message may be missing.
     PropagationFramesLost = 18,
+    /// The ring buffer had no room for the word that a process has started or ended. User space looks at all processes
+    /// now and then, and finds out later.
+    ProcessUnnoticed = 19,
 }
 
 impl LossReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::RingFull,
         Self::RequestsFull,
         Self::CallsFull,
@@ -67,6 +70,7 @@ impl LossReason {
         Self::ScratchBusy,
         Self::EnrolRefused,
         Self::PropagationFramesLost,
+        Self::ProcessUnnoticed,
     ];
 
     /// The name under which it is reported.
@@ -91,10 +95,11 @@ impl LossReason {
             Self::ScratchBusy => "scratch_busy",
             Self::EnrolRefused => "enrol_refused",
             Self::PropagationFramesLost => "propagation_frames_lost",
+            Self::ProcessUnnoticed => "process_unnoticed",
         }
     }
 
-    /// Whether a span is missing because of it; otherwise only a link between spans is.
+    /// Whether a span is missing because of it; otherwise only a link between spans is, or nothing but time.
     pub const fn loses_span(self) -> bool {
         match self {
             Self::RingFull
@@ -115,7 +120,8 @@ impl LossReason {
             | Self::PropagationTooLong
             | Self::PropagationNotEnrolled
             | Self::EnrolRefused
-            | Self::PropagationFramesLost => false,
+            | Self::PropagationFramesLost
+            | Self::ProcessUnnoticed => false,
         }
     }
 }

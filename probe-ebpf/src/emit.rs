@@ -42,9 +42,15 @@ pub(crate) fn count(reason: LossReason) {
     }
 }
 
-/// Sends `len` bytes at `record`, which must lie in map memory that holds at least `len` bytes.
+/// Sends `len` bytes at `record`, the record of a span, which must lie in map memory that holds at least `len` bytes.
 #[inline(always)]
 pub(crate) fn send(record: *const u8, len: u64) -> Option<()> {
+    send_or_lose(record, len, LossReason::RingFull)
+}
+
+/// The same of a record that is lost for another reason's count.
+#[inline(always)]
+pub(crate) fn send_or_lose(record: *const u8, len: u64, reason: LossReason) -> Option<()> {
     let ring = (&raw const EVENTS).cast_mut().cast();
     // SAFETY: the verifier proves that `len` bytes can be read at `record`.
     let failed = unsafe {
@@ -55,9 +61,5 @@ pub(crate) fn send(record: *const u8, len: u64) -> Option<()> {
         };
         bpf_ringbuf_output(ring, record.cast_mut().cast(), len, u64::from(flags))
     };
-    if failed == 0 {
-        Some(())
-    } else {
-        lose(LossReason::RingFull)
-    }
+    if failed == 0 { Some(()) } else { lose(reason) }
 }

@@ -5,7 +5,10 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use probe_common::event::{EventHeader, EventKind, process::ProcessEvent};
+use probe_common::{
+    event::{EventHeader, EventKind, process::ProcessEvent},
+    loss::LossReason,
+};
 
 use crate::{emit, target};
 
@@ -39,5 +42,9 @@ fn send(kind: EventKind, tgid: u32) {
         time_ns: unsafe { bpf_ktime_get_boot_ns() },
     };
     // A lost one is counted there; user space also looks at /proc now and then.
-    let _counted = emit::send((&raw const event).cast(), size_of::<ProcessEvent>() as u64);
+    let _counted = emit::send_or_lose(
+        (&raw const event).cast(),
+        size_of::<ProcessEvent>() as u64,
+        LossReason::ProcessUnnoticed,
+    );
 }

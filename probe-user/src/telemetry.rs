@@ -338,6 +338,8 @@ impl fmt::Display for Account {
         for (reason, count) in kernel.iter().filter(|(_, count)| *count > 0) {
             let what = if reason.loses_span() {
                 SPANS
+            } else if *reason == LossReason::ProcessUnnoticed {
+                ["time", "times"]
             } else {
                 ["link", "links"]
             };
