@@ -15,6 +15,7 @@ mod targets;
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -40,6 +41,7 @@ use crate::{
     discover::select::{SelectError, Selection},
     export::{self, skywalking::SettingsError},
     kernel::{Kernel, load::LoadError},
+    metrics,
     telemetry::{self, Telemetry, counted},
     trace::Tracer,
 };
@@ -57,6 +59,8 @@ pub enum AppError {
     Oap(#[from] SettingsError),
     #[error("open {} for the output", path.display())]
     Output { path: PathBuf, source: io::Error },
+    #[error("listen for who asks for metrics at {address}: choose another address with --metrics")]
+    Metrics { address: SocketAddr, source: io::Error },
     #[error("listen for signals")]
     Signals(#[source] io::Error),
     #[error("start the {name} thread")]
@@ -74,6 +78,13 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let selection = Selection::new(&config.select)?;
 
     let telemetry = Arc::new(Telemetry::default());
+    let metrics = match config.metrics {
+        Some(address) => {
+            let listener = metrics::listen(address).await;
+            Some(listener.map_err(|source| AppError::Metrics { address, source })?)
+        }
+        None => None,
+    };
     let (segments, receiver) = export::queue(config.oap.queue_segments, Arc::clone(&telemetry));
     let (registry, exporter) = exporter::start(&config, receiver, &telemetry)?;
     let talkative = matches!(config.log, LogLevel::Debug | LogLevel::Trace);
@@ -106,9 +117,10 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         reader: spawn("reader", move || reader.run())?,
     };
     #[expect(clippy::disallowed_methods, reason = "this is app")]
-    let (mut exporter, watch) = (
+    let (mut exporter, watch, metrics) = (
         tokio::spawn(exporter),
         tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
+        metrics.map(|listener| tokio::spawn(metrics::serve(listener, Arc::clone(&telemetry)))),
     );
 
     let started = tokio::select! {
@@ -135,6 +147,9 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         let _ = exporter.await;
     }
     watch.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     let ready = started?;
     if ready.is_some() {
         let _nobody_reads = writeln!(io::stderr(), "{}\ndetaching ...", telemetry.account());

@@ -13,7 +13,7 @@ mod resolve;
 mod sampling;
 mod value;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 pub use self::{
     environment::process_environment,
@@ -60,6 +60,8 @@ pub struct Config {
     pub sampling: Sampling,
     pub debug_tags: bool,
     pub log: LogLevel,
+    /// Where `/metrics` is answered.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Which processes to trace: each that meets any of these.

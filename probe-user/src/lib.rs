@@ -21,6 +21,7 @@ pub mod export;
 pub mod inspect;
 pub mod instrument;
 pub mod kernel;
+pub mod metrics;
 pub mod naming;
 pub mod telemetry;
 pub mod trace;

@@ -183,6 +183,9 @@ struct Run {
     /// What is logged to stderr: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = "Tracing")]
     log: Option<String>,
+    /// Answer GET /metrics at this address, for Prometheus [default: nowhere]
+    #[arg(long, value_name = "IP:PORT", help_heading = "Tracing")]
+    metrics: Option<String>,
     /// Read settings from this YAML file
     #[arg(long, value_name = "FILE", help_heading = "Tracing")]
     config: Option<PathBuf>,
@@ -260,6 +263,7 @@ impl Run {
             keep_slower_than,
             debug_tags,
             log,
+            metrics,
             config,
         } = self;
         let lists = [
@@ -302,6 +306,7 @@ impl Run {
             (Key::KeepSlowerThan, keep_slower_than),
             (Key::DebugTags, debug_tags),
             (Key::Log, log),
+            (Key::Metrics, metrics),
         ];
         let mut settings = Settings::default();
         let singles = singles.into_iter().filter_map(|(key, value)| Some((key, value?)));

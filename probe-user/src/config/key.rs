@@ -37,6 +37,7 @@ pub(super) enum Key {
     GrpcMessages,
     DebugTags,
     Log,
+    Metrics,
     Sampling,
     SampleRate,
     RatePerSecond,
@@ -50,7 +51,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 37] = [
+    pub(super) const ALL: [Self; 38] = [
         Self::Pid,
         Self::Exe,
         Self::Port,
@@ -78,6 +79,7 @@ impl Key {
         Self::GrpcMessages,
         Self::DebugTags,
         Self::Log,
+        Self::Metrics,
         Self::Sampling,
         Self::SampleRate,
         Self::RatePerSecond,
@@ -130,6 +132,7 @@ impl Key {
             Self::KeepSlowerThan => "keep_slower_than",
             Self::DebugTags => "debug_tags",
             Self::Log => "log",
+            Self::Metrics => "metrics",
         }
     }
 
@@ -188,7 +191,8 @@ impl Key {
             | Self::KeepErrors
             | Self::KeepSlowerThan
             | Self::DebugTags
-            | Self::Log => &[],
+            | Self::Log
+            | Self::Metrics => &[],
         }
     }
 

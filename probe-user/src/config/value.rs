@@ -1,6 +1,6 @@
 //! From the text of one setting to its value. Each parser says what it allows.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use super::{Address, Color, ConfigError, Export, LogLevel, Propagate, Routes, Secret, key::Given};
 
@@ -188,6 +188,12 @@ pub(super) fn glob(given: &Given) -> Result<String, ConfigError> {
         Ok(_) => Ok(given.text.clone()),
         Err(error) => Err(refuse(given, format!("a glob: {}", error.kind()))),
     }
+}
+
+/// An address of this machine, by number: a name may have several.
+pub(super) fn socket_address(given: &Given) -> Result<SocketAddr, ConfigError> {
+    let parsed = given.text.trim().parse().ok();
+    parsed.ok_or_else(|| refuse(given, "an address of the form 127.0.0.1:9465 or [::1]:9465"))
 }
 
 /// Addresses with commas between them.
