@@ -45,6 +45,28 @@ pub fn bound(bound: u32) -> u32 {
     unsafe { core::ptr::read_volatile(&bound) }
 }
 
+/// As [`load`], for a place that is put together by `|`, as a state and a class of bytes are.
+///
+/// Where the compiler knows that both lie below the mask, it leaves the mask out, and there are verifiers (that of Linux
+/// 6.1 with the fixes of 2026) that forget at this instruction what they knew of both. So the mask is written by hand.
+#[inline(always)]
+pub fn pick<const N: usize>(array: &[u8; N], at: usize) -> u8 {
+    const { assert_maskable(N) };
+    #[cfg(target_arch = "bpf")]
+    let at = {
+        let mut at = at as u64;
+        // SAFETY: one instruction that changes its register alone.
+        unsafe {
+            core::arch::asm!("{0} &= {1}", inout(reg) at, const N - 1, options(pure, nomem, nostack));
+        }
+        at as usize
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    let at = at & (N - 1);
+    // SAFETY: as in `load`.
+    unsafe { *array.get_unchecked(at) }
+}
+
 /// Copies `len` bytes that start at `from` to the place `at` and returns the place after them. Never more than
 /// `MAX`; places are counted modulo the arrays' lengths.
 #[inline(never)]

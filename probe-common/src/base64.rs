@@ -1,6 +1,6 @@
 //! Base64 with the standard alphabet and padding, as `sw8` wants it.
 
-use crate::array::{bound, load, store};
+use crate::array::{bound, load, pick, store};
 
 static ALPHABET: [u8; 64] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -55,8 +55,8 @@ pub fn encode<const MAX: usize, const N: usize, const M: usize>(
 #[inline(always)]
 fn group_of_four<const M: usize>(a: u8, b: u8, c: u8, out: &mut [u8; M], to: usize) {
     store(out, to, load(&ALPHABET, (a >> 2) as usize));
-    store(out, to + 1, load(&ALPHABET, ((a & 3) << 4 | b >> 4) as usize));
-    store(out, to + 2, load(&ALPHABET, ((b & 15) << 2 | c >> 6) as usize));
+    store(out, to + 1, pick(&ALPHABET, ((a & 3) << 4 | b >> 4) as usize));
+    store(out, to + 2, pick(&ALPHABET, ((b & 15) << 2 | c >> 6) as usize));
     store(out, to + 3, load(&ALPHABET, (c & 63) as usize));
 }
 

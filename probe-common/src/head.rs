@@ -4,7 +4,7 @@
 //! The kernel side runs the loop over the text itself, for it has to divide it for the verifier; what is made of
 //! a line is here, and so is the same loop for the host.
 
-use crate::limits::HEAD_MAX;
+use crate::{array::bound, limits::HEAD_MAX};
 
 /// Bytes of a text: behind the head there is slack, into which a word at its end may reach.
 pub const TEXT_BYTES: usize = HEAD_MAX + 64;
@@ -113,13 +113,14 @@ pub fn scan(text: &[u8; TEXT_BYTES], len: u32, first_only: bool) -> Head {
 #[inline(never)]
 pub unsafe fn line(text: *const u8, newline: u32, head: *mut Head) -> bool {
     const MASK: u32 = HEAD_MAX as u32 - 1;
-    // SAFETY: every offset is masked to the text, behind which 64 bytes of slack lie.
+    // SAFETY: every offset is masked to the text, behind which 64 bytes of slack lie. The compiler must not see what is
+    // masked, or it would know that there is nothing to mask, which the verifier does not.
     unsafe {
         let start = (*head).line & MASK;
         (*head).line = newline + 1;
         let newline = newline & MASK;
         let mut end = newline;
-        if end > start && *text.add(((end - 1) & MASK) as usize) == b'\r' {
+        if end > start && *text.add((bound(end - 1) & MASK) as usize) == b'\r' {
             end -= 1;
         }
         let end = end & MASK;
@@ -128,7 +129,7 @@ pub unsafe fn line(text: *const u8, newline: u32, head: *mut Head) -> bool {
             return true;
         }
         let version = end.wrapping_sub(8) & MASK;
-        if end >= 9 && *text.add(((end - 9) & MASK) as usize) == b' ' {
+        if end >= 9 && *text.add((bound(end - 9) & MASK) as usize) == b' ' {
             let word = text.add(version as usize).cast::<u64>().read_unaligned();
             if word == u64::from_le_bytes(*b"HTTP/1.1") || word == u64::from_le_bytes(*b"HTTP/1.0") {
                 *head = Head::EMPTY;

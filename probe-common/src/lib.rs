@@ -14,6 +14,7 @@
 //! 9. Pure code that must give one answer on both sides (contexts, operation names) lives here too, in a form
 //!    the verifier accepts, and is tested on the host.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod array;
 pub mod base64;

@@ -223,7 +223,8 @@ fn append_folded(out: &mut Operation, path: &[u8; PATH_MAX], len: u32) {
     let mut start = out.len.get();
     let mut segment_len = 0;
     let mut digits = 0;
-    let mut classes = CLASSES;
+    // The compiler would leave out a mask that it knew to be needless.
+    let mut classes = bound(CLASSES);
     for at in 0..PATH_MAX as u32 {
         if at >= len {
             break;
@@ -282,6 +283,8 @@ fn route(pattern: &[u8; PATTERN_MAX], len: u32) -> u32 {
     if len == 0 || len as usize > PATTERN_MAX {
         return 0;
     }
+    // From here on the compiler does not know that it is no longer than the array: it would leave out the masks.
+    let len = bound(len);
     let end = len as usize;
     let last = load(pattern, end - 1);
     // `end - 2` and `end - 3` may wrap around to bytes of no meaning; the slash sought below rules that out.

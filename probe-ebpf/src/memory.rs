@@ -48,10 +48,7 @@ pub(crate) fn read_string<const MAX: usize>(string: GoString, to: *mut u8) -> Op
 /// Reads the first `len` bytes at `address`, at most `MAX`, into `to`.
 #[inline(always)]
 pub(crate) fn read_bytes<const MAX: usize>(address: u64, len: u64, to: *mut u8) -> Option<u16> {
-    let mut kept = len;
-    if kept > MAX as u64 {
-        kept = MAX as u64;
-    }
+    let kept = at_most::<MAX>(len);
     if kept == 0 {
         return Some(0);
     }
@@ -130,11 +127,22 @@ impl Window {
 /// Copies `len` bytes, at most `MAX`, between two places in kernel memory.
 #[inline(always)]
 pub(crate) fn copy<const MAX: usize>(from: *const u8, len: u32, to: *mut u8) -> u32 {
-    let mut kept = len;
-    if kept > MAX as u32 {
-        kept = MAX as u32;
-    }
+    let kept = at_most::<MAX>(u64::from(len)) as u32;
     // SAFETY: the verifier proves that `kept` bytes fit at `to`; a bad `from` fails without a fault.
     unsafe { bpf_probe_read_kernel(to.cast(), kept, from.cast()) };
     kept
+}
+
+/// The smaller of the two, in a register that the verifier knows to be small, whichever kernel's it is.
+///
+/// A comparison would do for newer ones. But the compiler may compare a copy, or the length less a constant, and before
+/// Linux 6.18 the verifier does not see each time that this bounds the length itself. So what comes out of the
+/// comparison is masked once more, where the compiler cannot see that this changes nothing; up to twice `MAX`, less
+/// one, must fit into the map's value.
+#[inline(always)]
+fn at_most<const MAX: usize>(len: u64) -> u64 {
+    let kept = if len > MAX as u64 { MAX as u64 } else { len };
+    // SAFETY: a reference is valid for reading.
+    let kept = unsafe { core::ptr::read_volatile(&raw const kept) };
+    kept & const { (MAX as u64 + 1).next_power_of_two() - 1 }
 }

@@ -1,5 +1,6 @@
 //! Propagation: the header lines of an outgoing request, and how they get into it or around it.
 
+mod created;
 pub(crate) mod frames;
 pub(crate) mod header;
 pub(crate) mod hop;

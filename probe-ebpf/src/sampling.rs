@@ -9,6 +9,7 @@ use aya_ebpf::{
     maps::{HashMap, LpmTrie, lpm_trie::Key},
 };
 use probe_common::{
+    array,
     event::go::net_http::{CALL_FAILED, CallEvent, ParentFound, RequestEvent},
     key::GoroutineKey,
     limits::{PATH_MAX, TARGETS_MAX},
@@ -122,7 +123,8 @@ fn ratio_of(path: &[u8; PATH_MAX], path_len: u16, key: &mut PathKey) -> Option<u
     memory::copy::<SAMPLING_PATH_MAX>(path.as_ptr(), SAMPLING_PATH_MAX as u32, key.data.as_mut_ptr());
     if usize::from(path_len) < SAMPLING_PATH_MAX {
         // What an earlier path has left behind the zero byte is in no rule.
-        key.data[usize::from(path_len) & (SAMPLING_PATH_MAX - 1)] = 0;
+        // The compiler must not know that it needs no mask: older verifiers do not.
+        array::store(&mut key.data, array::bound(u32::from(path_len)) as usize, 0);
     }
     SAMPLING_PATHS.get(&*key).copied()
 }

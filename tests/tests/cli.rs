@@ -251,7 +251,7 @@ fn a_kernel_that_is_too_old() {
     let sentence = complaint(&mut command, FAILURE);
     assert!(sentence.starts_with("kernel 2.6."), "{sentence}");
     assert!(
-        sentence.ends_with(" is too old: tracing needs Linux 5.8 or later"),
+        sentence.ends_with(" is too old: tracing needs Linux 5.12 or later"),
         "{sentence}"
     );
 }

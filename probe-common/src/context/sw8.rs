@@ -6,7 +6,7 @@
 //! half a header, and a wrong parent is worse than none.
 
 use crate::{
-    array::{bound, load},
+    array::{bound, load, pick},
     limits::{SW8_MAX, TRACE_ID_BASE64_MAX},
 };
 
@@ -179,7 +179,7 @@ fn walk(value: &[u8; SW8_MAX], len: u32, places: &mut Sw8Places) -> u32 {
             break;
         }
         let class = load(&CLASSES, load(value, at) as usize);
-        state = load(&NEXT, (state as usize) << 3 | class as usize);
+        state = pick(&NEXT, (state as usize) << 3 | class as usize);
         // SAFETY: a state is below 64, so its field is below `FIELDS`; the mask says so to the verifier.
         unsafe {
             *places

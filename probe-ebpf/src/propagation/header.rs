@@ -234,7 +234,7 @@ fn sw8<const H2: bool>(call: &CallState, target: &TargetInfo, scratch: &mut Scra
     };
     let lines = &mut scratch.prepared;
     begin_field::<H2, 8>(lines, b"sw8.....", 3, value_len);
-    lines.push(b"1-", 2);
+    lines.push_all(b"1-");
     if trace_len == 0 {
         lines.push_id(&call.trace_id);
     } else {
@@ -332,7 +332,7 @@ fn begin_field<const H2: bool, const N: usize>(
 ) {
     if !H2 {
         lines.push(name, name_len);
-        lines.push(b": ", 2);
+        lines.push_all(b": ");
         return;
     }
     lines.push_byte(0);
@@ -357,7 +357,7 @@ fn begin_field<const H2: bool, const N: usize>(
 #[inline(always)]
 fn end_field<const H2: bool>(lines: &mut Prepared) {
     if !H2 {
-        lines.push(b"\r\n", 2);
+        lines.push_all(b"\r\n");
     }
 }
 

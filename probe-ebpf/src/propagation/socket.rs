@@ -14,7 +14,7 @@ use aya_ebpf::{
     programs::{SkBuffContext, SkMsgContext, SockOpsContext},
 };
 use probe_common::{
-    hash,
+    array, hash,
     key::SocketKey,
     limits::{HEAD_MAX, PREPARED_MAX, SOCKETS_MAX, SW8_MAX},
     loss::LossReason,
@@ -56,23 +56,30 @@ static CONNECTING: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8192, 0);
 /// that name the connection are noted.
 #[sock_ops]
 pub(crate) fn socket_connect(ctx: SockOpsContext) -> u32 {
+    changes_state(&ctx, |_| Some(target::tgid()))
+}
+
+/// What [`socket_connect`] does, where `process` says which process connects the socket with this cookie.
+#[inline(always)]
+pub(super) fn changes_state(ctx: &SockOpsContext, process: impl FnOnce(u64) -> Option<u32>) -> u32 {
     let op = ctx.op();
     if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
-        let tgid = target::tgid();
-        if let Some(target) = target::find(tgid)
+        let cookie = cookie(ctx);
+        if let Some(tgid) = process(cookie)
+            && let Some(target) = target::find(tgid)
             && target.propagates()
         {
-            let _full_ages_out = CONNECTING.insert(cookie(&ctx), target.flags, 0);
+            let _full_ages_out = CONNECTING.insert(cookie, target.flags, 0);
             // What an earlier connection on the same port has left is not this one's.
-            let _none_before = FRAMED.remove(connecting(&ctx, tgid));
+            let _none_before = FRAMED.remove(connecting(ctx, tgid));
         }
     } else if op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
-        let cookie = cookie(&ctx);
+        let cookie = cookie(ctx);
         // SAFETY: a plain number.
         if let Some(flags) = unsafe { CONNECTING.get(cookie) } {
             let flags = *flags;
             let _aged_out = CONNECTING.remove(cookie);
-            if enrol(&ctx, cookie, flags).is_err() {
+            if enrol(ctx, cookie, flags).is_err() {
                 emit::count(LossReason::EnrolRefused);
             }
             hop::established(ctx.ops.cast(), true);
@@ -287,9 +294,11 @@ pub(super) unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, gap: u32, le
         let start = data(msg) + (gap & (HEAD_MAX as u32 * 2 - 1)) as usize;
         let end = data_end(msg);
         let lines = prepared.lines.as_ptr();
+        // Where the compiler knows that the lines end first, it drops the loop's other end, which the verifier needs.
+        let strides_end = array::bound(len) as usize;
         let mut at: usize = 0;
         while at + STRIDE <= PREPARED_MAX {
-            if at + STRIDE > len as usize {
+            if at + STRIDE > strides_end {
                 break;
             }
             if start + at + STRIDE > end {

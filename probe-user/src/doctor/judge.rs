@@ -60,7 +60,7 @@ fn kernel(facts: &Facts) -> Check {
             "kernel",
             State::Failed,
             release,
-            format!("too old: tracing needs {OLDEST} or later, for its ring buffers"),
+            format!("too old: tracing needs {OLDEST} or later, for atomic instructions with results"),
         ),
         Some(_) => check("kernel", State::Ok, release, ""),
         None => check(
@@ -523,7 +523,7 @@ mod tests {
         let error = super::super::fitness(&old, &Capabilities::of(&Capability::ALL)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "kernel 4.19.0-21-amd64 is too old: tracing needs Linux 5.8 or later"
+            "kernel 4.19.0-21-amd64 is too old: tracing needs Linux 5.12 or later"
         );
     }
 }

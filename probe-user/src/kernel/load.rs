@@ -100,6 +100,7 @@ fn verify(name: &str, program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::UProbe(program) => program.load(),
         Program::RawTracePoint(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkMsg(program) => program.load(),
         Program::SkSkb(program) => program.load(),

@@ -5,7 +5,7 @@ use std::{fs::File, path::PathBuf};
 use aya::{
     Ebpf,
     maps::{MapData, ProgramArray, SockHash},
-    programs::{CgroupAttachMode, SkMsg, SkSkb, SockOps},
+    programs::{CgroupAttachMode, CgroupSock, SkMsg, SkSkb, SockOps},
 };
 
 use super::{
@@ -73,8 +73,11 @@ impl Sockets {
     }
 }
 
-/// What method `socket` is made of for every program that makes calls.
+/// What method `socket` is made of for every program that makes calls, with the usual way to enrol sockets.
 const PROGRAMS: [&str; 2] = ["socket_message", "socket_connect"];
+/// The ways to enrol new sockets. Before Linux 6.10 a sockops program cannot ask which process it runs in, and another
+/// program has to note it when the socket is made.
+const ENROLLING: [&[&str]; 2] = [&["socket_connect"], &["socket_create", "socket_connect_created"]];
 /// What it takes besides for those that write frames of HTTP/2.
 const FRAMES: &str = "socket_frames";
 
@@ -84,11 +87,47 @@ pub(super) fn programs<'a>(mut sites: impl Iterator<Item = &'a Site>) -> impl It
     frames.into_iter().chain(PROGRAMS)
 }
 
+/// Whether nothing is lost without `program`, for there is another way to do what it does. `taken` says which programs
+/// this kernel takes.
+pub fn is_spare(program: &str, taken: impl Fn(&str) -> bool) -> bool {
+    let mut whole = ENROLLING.iter().filter(|way| way.iter().all(|name| taken(name)));
+    ENROLLING.iter().any(|way| way.contains(&program)) && whole.any(|way| !way.contains(&program))
+}
+
+/// Loads the programs of the first way to enrol new sockets that this kernel takes.
+fn load_enrolling(ebpf: &mut Ebpf) -> Result<&'static [&'static str], LoadError> {
+    let mut refused = None;
+    for way in ENROLLING {
+        match way.iter().try_for_each(|program| load::program(ebpf, program)) {
+            Ok(()) => return Ok(way),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    Err(refused.unwrap_or(LoadError::Absent {
+        what: "program to enrol sockets",
+    }))
+}
+
+/// Has sockets enrolled that the processes of the cgroup connect from here on.
+pub(super) fn enrol_new(ebpf: &mut Ebpf, cgroup: &File) -> Result<(), PropagationError> {
+    for name in load_enrolling(ebpf)? {
+        let program = ebpf.program_mut(name).ok_or(LoadError::Absent { what: name })?;
+        // A link (kernel 5.7) never keeps others out, and takes no other mode.
+        let mode = CgroupAttachMode::Single;
+        let attached = match <&mut SockOps>::try_from(&mut *program) {
+            Ok(program) => program.attach(cgroup, mode).map(drop),
+            Err(_) => <&mut CgroupSock>::try_from(program)
+                .and_then(|program| program.attach(cgroup, mode).map(drop)),
+        };
+        attached.map_err(|source| attach(name, source))?;
+    }
+    Ok(())
+}
+
 /// Loads and attaches the programs of method `socket`. They stay attached as long as `ebpf` lives.
 pub(super) fn start(ebpf: &mut Ebpf) -> Result<SocketMethod, PropagationError> {
-    for program in PROGRAMS {
-        load::program(ebpf, program)?;
-    }
+    load::program(ebpf, "socket_message")?;
+    load_enrolling(ebpf)?;
     for sockets in Sockets::ALL {
         let failed = |source| attach("socket_message to the socket map", source);
         let map = sockets.map(ebpf)?.fd().try_clone().map_err(failed)?;
@@ -115,11 +154,7 @@ pub(super) fn start(ebpf: &mut Ebpf) -> Result<SocketMethod, PropagationError> {
     // Last, so that no socket is enrolled by a method that is then found wanting.
     let path = Cgroup::find().ok_or(PropagationError::NoCgroup)?.path;
     let cgroup = File::open(&path).map_err(|source| PropagationError::Cgroup { path, source })?;
-    let program: &mut SockOps = program(ebpf, "socket_connect")?;
-    // A link (kernel 5.7) never keeps others out, and takes no other mode.
-    program
-        .attach(cgroup, CgroupAttachMode::Single)
-        .map_err(|source| attach("socket_connect to the cgroup", source))?;
+    enrol_new(ebpf, &cgroup)?;
     Ok(SocketMethod { receive_verdict })
 }
 

@@ -13,7 +13,7 @@ use aya::{
     Ebpf,
     maps::{MapData, MapError, MapType, SockHash},
     programs::{
-        CgroupAttachMode, Program, ProgramError, RawTracePoint, SkMsg, SkSkb, SockOps, UProbe,
+        Program, ProgramError, RawTracePoint, SkMsg, SkSkb, UProbe,
         uprobe::{UProbeAttachLocation, UProbeScope},
     },
     sys::{SyscallError, is_map_supported},
@@ -22,7 +22,7 @@ use rustix::{io::ioctl_fionread, net::sockopt::socket_cookie};
 
 use crate::kernel::{
     load::{self, LoadError},
-    propagation::Sockets,
+    propagation::{self, PropagationError, Sockets},
 };
 
 /// What is queued when the count is asked for.
@@ -39,6 +39,8 @@ pub enum TrialError {
     RingBuffer(#[source] SyscallError),
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Propagation(#[from] PropagationError),
     #[error("the kernel object holds no {what}")]
     Absent { what: &'static str },
     #[error("attach {what}")]
@@ -92,7 +94,7 @@ impl Bench {
         })
     }
 
-    /// Has every program verified: its name, purpose and fate.
+    /// Has every program verified: its name, purpose and fate. One that is refused and can be done without is left out.
     pub fn load_programs(&mut self) -> Vec<(String, Purpose, Result<(), LoadError>)> {
         let mut programs: Vec<_> = self
             .ebpf
@@ -104,7 +106,17 @@ impl Bench {
             let fate = load::program(&mut self.ebpf, &name);
             (name, purpose, fate)
         });
-        fates.collect()
+        let mut fates: Vec<_> = fates.collect();
+        let refused: Vec<String> = fates
+            .iter()
+            .filter(|(_, _, fate)| fate.is_err())
+            .map(|(name, ..)| name.clone())
+            .collect();
+        fates.retain(|(name, _, fate)| {
+            let taken = |name: &str| !refused.iter().any(|refused| refused == name);
+            fate.is_ok() || !propagation::is_spare(name, taken)
+        });
+        fates
     }
 
     /// Attaches one of the loaded programs to a function of our own, and calls it.
@@ -146,20 +158,13 @@ impl Bench {
         Ok(())
     }
 
-    /// Attaches what enrols new sockets.
+    /// Attaches what enrols new sockets; it stays attached.
     pub fn attach_to_cgroup(&mut self, cgroup: &Path) -> Result<(), TrialError> {
         let cgroup = fs::File::open(cgroup).map_err(|source| TrialError::Io {
             what: "open the cgroup",
             source,
         })?;
-        // A link, which several may have at once whatever the mode says; the kernel refuses a link with flags.
-        let program: &mut SockOps = self.program("socket_connect", "program socket_connect")?;
-        let failed = |source| TrialError::Attach {
-            what: "socket_connect to the cgroup",
-            source: Box::new(source),
-        };
-        let link = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
-        program.detach(link).map_err(failed)
+        Ok(propagation::enrol_new(&mut self.ebpf, &cgroup)?)
     }
 
     /// Attaches what inserts headers; it stays attached.
@@ -253,7 +258,9 @@ fn purpose(program: &Program) -> Purpose {
         reason = "aya's enum; all but these hook programs or their life"
     )]
     match program {
-        Program::SockOps(_) | Program::SkMsg(_) | Program::SkSkb(_) => Purpose::Propagation,
+        Program::CgroupSock(_) | Program::SockOps(_) | Program::SkMsg(_) | Program::SkSkb(_) => {
+            Purpose::Propagation
+        }
         _ => Purpose::Tracing,
     }
 }
