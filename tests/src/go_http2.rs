@@ -33,7 +33,8 @@ pub const MIX: &str = "\
 impl Package {
     pub const ALL: [Self; 3] = [Self::Standard, Self::XNet, Self::Handing];
 
-    fn build(self) -> GoBuild {
+    /// How the program is built.
+    pub fn build(self) -> GoBuild {
         let build = GoBuild::new("http2");
         match self {
             Self::Standard => build,

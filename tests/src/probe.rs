@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::segment::{Segment, Span};
 
-/// How long attaching may take; generous, for a machine that is busy with something else.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long attaching may take; generous, for a machine that is busy with something else, or emulated.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long segments may take to come.
 pub const SEGMENT_TIMEOUT: Duration = Duration::from_secs(15);
 

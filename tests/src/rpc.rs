@@ -35,7 +35,8 @@ pub const MIX: &str = "\
 /// Nothing new for so long: nothing is on its way.
 const SETTLED_AFTER: Duration = Duration::from_millis(100);
 
-fn build() -> GoBuild {
+/// How the program is built.
+pub fn build() -> GoBuild {
     GoBuild::new("grpc")
 }
 

@@ -2,211 +2,19 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
     reason = "a test panics where it fails; clippy knows only test functions"
 )]
 
-use std::{collections::BTreeMap, path::PathBuf};
-
 use tests::{
     client::Connection,
+    line::{Carried, Line, check_plain, check_sw8, compare},
     needs_probe,
-    probe::{Ended, Probe, find_span},
+    probe::{Probe, find_span},
     scene::{Scene, truth_program},
-    segment::{Segment, Span},
-    target::{Addresses, Go, GoBuild, Service, Target},
-    wire::{Exchange, Recorder, Request, Sw8, requests},
+    segment::Segment,
+    target::{Addresses, Service},
+    wire::{Recorder, Request, Sw8, requests},
 };
-
-// === A client that sends the same each time ===
-
-fn wire_program() -> PathBuf {
-    GoBuild::new("wire").build(&Go::system().unwrap()).unwrap()
-}
-
-/// The client, a recorder, and a server that nobody traces.
-struct Line {
-    program: PathBuf,
-    recorder: Recorder,
-    server: Service,
-}
-
-impl Line {
-    fn new() -> Self {
-        let server = Service::start(&truth_program().unwrap(), "server", 0, None).unwrap();
-        let recorder = Recorder::start(server.host()).unwrap();
-        Self {
-            program: wire_program(),
-            recorder,
-            server,
-        }
-    }
-
-    fn arguments(&self, what: &[&str]) -> Vec<String> {
-        let target = format!("http://{}", self.recorder.host());
-        ["-target", &target, "-what"]
-            .into_iter()
-            .chain(what.iter().copied())
-            .map(str::to_owned)
-            .collect()
-    }
-
-    /// Runs the client by itself.
-    #[track_caller]
-    fn untraced(&self, what: &[&str]) -> Vec<Exchange> {
-        let arguments = self.arguments(what);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut client = Target::start(&self.program, &arguments).unwrap();
-        finish(&mut client);
-        self.recorder.take()
-    }
-
-    /// Runs the client under the probe, which is there before its first instruction.
-    #[track_caller]
-    fn traced(&self, what: &[&str], probe_arguments: &[&str]) -> (Vec<Exchange>, Ended) {
-        let arguments = self.arguments(what);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut client = Target::start_stopped(&self.program, &arguments).unwrap();
-        let probe = Probe::of_pids(&[client.pid()], probe_arguments).unwrap();
-        client.resume();
-        finish(&mut client);
-        let ended = probe.stop().unwrap();
-        assert!(ended.status.success(), "{}", ended.stderr);
-        (self.recorder.take(), ended)
-    }
-}
-
-#[track_caller]
-fn finish(client: &mut Target) {
-    let line = client.line().unwrap();
-    assert!(line.starts_with("done "), "{line}");
-    client.wait().unwrap();
-}
-
-/// A header that was put in, and into which request.
-struct Carried {
-    request: Request,
-    value: String,
-}
-
-/// Takes the headers `name` out of the traced run's requests and compares the rest with the untraced run's.
-#[track_caller]
-fn compare(untraced: &[Exchange], traced: &[Exchange], names: &[&str]) -> BTreeMap<String, Vec<Carried>> {
-    let by_target = |exchanges: &[Exchange]| -> BTreeMap<String, Request> {
-        let all = exchanges
-            .iter()
-            .flat_map(|exchange| requests(&exchange.sent).unwrap());
-        all.map(|request| (request.target(), request)).collect()
-    };
-    let (before, after) = (by_target(untraced), by_target(traced));
-    assert!(!before.is_empty());
-    assert!(
-        before.keys().eq(after.keys()),
-        "other requests: {:?} {:?}",
-        before.keys(),
-        after.keys()
-    );
-    let mut carried: BTreeMap<String, Vec<Carried>> = BTreeMap::new();
-    for (target, plain) in &before {
-        let mut request = after[target].clone();
-        let whole = request.clone();
-        for name in names {
-            // A header of the program's own stays alone.
-            if !plain.values(name).is_empty() {
-                continue;
-            }
-            let mut values = request.take(name);
-            assert!(values.len() <= 1, "{target} has {name} twice: {values:?}");
-            if let Some(value) = values.pop() {
-                carried.entry((*name).to_owned()).or_default().push(Carried {
-                    request: whole.clone(),
-                    value,
-                });
-            }
-        }
-        let (plain, rest) = (plain.bytes(), request.bytes());
-        if plain != rest {
-            let at = plain.iter().zip(&rest).take_while(|(a, b)| a == b).count();
-            let around = |bytes: &[u8]| {
-                bytes[at.saturating_sub(40)..(at + 80).min(bytes.len())]
-                    .escape_ascii()
-                    .to_string()
-            };
-            panic!(
-                "{target} differs at byte {at}: {:?} became {:?}",
-                around(&plain),
-                around(&rest)
-            );
-        }
-    }
-    carried
-}
-
-/// Finds the call that an `sw8` names among what was reported, and compares all eight fields with it.
-#[track_caller]
-fn check_sw8(carried: &Carried, peer: &str, segments: &[Segment]) {
-    let sw8 = Sw8::parse(&carried.value).unwrap();
-    let (segment, span) = named(&sw8, segments);
-    assert!(span.is_exit());
-    assert_eq!(segment.trace_id, sw8.trace_id);
-    assert_eq!(segment.service, sw8.service);
-    assert_eq!(segment.service_instance, sw8.instance);
-    assert_eq!((span.peer.as_str(), sw8.peer.as_str()), (peer, peer));
-    let root = segment.entry().unwrap_or(span);
-    assert_eq!(root.operation_name, sw8.endpoint);
-    assert_eq!(
-        span.path(),
-        Some(carried.request.path().as_str()),
-        "of another request"
-    );
-}
-
-#[track_caller]
-fn named<'s>(sw8: &Sw8, segments: &'s [Segment]) -> (&'s Segment, &'s Span) {
-    let segment = segments
-        .iter()
-        .find(|segment| segment.trace_segment_id == sw8.segment_id);
-    let segment = segment.unwrap_or_else(|| panic!("no segment was reported for {sw8:?}"));
-    let span = segment
-        .span(sw8.span_id)
-        .unwrap_or_else(|| panic!("no span for {sw8:?} in {segment:#?}"));
-    (segment, span)
-}
-
-/// Request lines up to this length must get their header; a longer one may go without, unharmed.
-const TARGET_LEN_SURE: usize = 400;
-
-#[track_caller]
-fn check_plain(what: &[&str]) {
-    let line = Line::new();
-    let untraced = line.untraced(what);
-    let (traced, ended) = line.traced(what, &[]);
-    let carried = compare(&untraced, &traced, &["sw8"])
-        .remove("sw8")
-        .unwrap_or_default();
-    for one in &carried {
-        check_sw8(one, line.recorder.host(), &ended.segments);
-    }
-    let all: Vec<Request> = traced
-        .iter()
-        .flat_map(|exchange| requests(&exchange.sent).unwrap())
-        .collect();
-    let without: Vec<String> = all
-        .iter()
-        .filter(|request| request.target().len() <= TARGET_LEN_SURE && request.values("sw8").is_empty())
-        .map(Request::target)
-        .collect();
-    assert!(
-        without.is_empty(),
-        "no header on {} of {}: {without:?}\n{}",
-        without.len(),
-        all.len(),
-        ended.stderr
-    );
-    let exits = ended.segments.iter().flat_map(Segment::exits).count();
-    assert_eq!(exits, all.len(), "one span a request\n{}", ended.stderr);
-}
 
 #[test]
 fn requests_are_exact_but_for_the_header() {
@@ -223,7 +31,7 @@ fn requests_side_by_side_are_exact_but_for_the_header() {
 #[test]
 fn both_headers_or_none() {
     needs_probe!();
-    let line = Line::new();
+    let line = Line::start();
     let what = ["plain", "-seed", "3"];
     let untraced = line.untraced(&what);
 
@@ -263,7 +71,7 @@ fn both_headers_or_none() {
 #[test]
 fn tunnels_are_not_touched() {
     needs_probe!();
-    let line = Line::new();
+    let line = Line::start();
 
     // After 101 Switching Protocols: the request may have its header, what follows is the program's.
     let untraced = line.untraced(&["upgrade"]);
@@ -296,7 +104,7 @@ fn tunnels_are_not_touched() {
 #[test]
 fn answers_are_whole_and_in_time() {
     needs_probe!();
-    let line = Line::new();
+    let line = Line::start();
     // The client checks each byte and gives up on an answer after 20 seconds.
     let (_, ended) = line.traced(&["download", "-workers", "4"], &[]);
     let longest_ms = ended
@@ -311,7 +119,7 @@ fn answers_are_whole_and_in_time() {
 #[test]
 fn strangers_are_left_alone() {
     needs_probe!();
-    let line = Line::new();
+    let line = Line::start();
     let what = ["plain", "-seed", "4"];
     let before = line.untraced(&what);
     let scene = Scene::start().unwrap();
@@ -684,7 +492,7 @@ fn multipath_tcp_goes_without() {
 #[test]
 fn the_recorder_can_compare() {
     // The comparison itself, on a run that nobody traces: equal to itself, and a header put in is seen.
-    let line = Line::new();
+    let line = Line::start();
     let once = line.untraced(&["plain", "-seed", "9"]);
     let twice = line.untraced(&["plain", "-seed", "9"]);
     assert!(compare(&once, &twice, &["sw8"]).is_empty());

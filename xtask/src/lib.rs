@@ -19,6 +19,7 @@ pub mod process;
 pub mod step;
 pub mod test;
 pub mod toolchain;
+pub mod vm;
 
 #[cfg(test)]
 mod tidy;

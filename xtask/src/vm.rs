@@ -1,0 +1,120 @@
+//! `cargo xtask vm`: boots Debian's kernels under qemu's software emulation and has the probe trace Go programs there.
+//!
+//! Each boot is a kernel out of Debian's package lists, an initramfs of our own, and a guest that is its first process
+//! (`tests/src/bin/vm-guest`): it does the checks and tells on the console how they went, in lines that we read.
+
+mod image;
+mod kernels;
+mod machine;
+mod report;
+pub mod said;
+
+use anyhow::{Result, bail, ensure};
+
+use self::{
+    kernels::Kernel,
+    machine::Boot,
+    report::{Report, Row},
+};
+use crate::{build, debian, process::stopping, step::step};
+
+/// The kernels of the matrix, by the beginning of their version. What comes last is the newest there is.
+const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", kernels::NEWEST];
+
+/// What to boot.
+#[derive(clap::Args, Debug, Default)]
+pub struct Options {
+    /// Beginnings of versions, as `6.1`, or `newest` [default: 5.10 6.1 6.12 newest]
+    pub kernels: Vec<String>,
+    /// Only these checks, with commas between
+    #[arg(long, default_value = "")]
+    pub checks: String,
+    /// Only these modes of lockdown, with commas between [default: none, and for the newest kernel all three]
+    #[arg(long, value_delimiter = ',')]
+    pub lockdown: Vec<String>,
+    /// Only with these cgroups, `v2` or `hybrid` [default: v2, and for the newest kernel both]
+    #[arg(long, value_delimiter = ',')]
+    pub cgroups: Vec<String>,
+    /// Get the kernels anew, in case there are newer ones
+    #[arg(long)]
+    pub update: bool,
+    /// Write the table into docs/compatibility.md
+    #[arg(long)]
+    pub write: bool,
+}
+
+/// Boots each, prints the table; fails when a check failed.
+pub fn run(options: &Options) -> Result<()> {
+    let report = boot_all(options)?;
+    println!("{}", report.table());
+    if options.write {
+        ensure!(
+            options.kernels.is_empty() && options.checks.is_empty() && options.lockdown.is_empty(),
+            "--write wants the whole matrix"
+        );
+        report.write(&build::root().join("docs/compatibility.md"))?;
+    }
+    let failures = report.failures();
+    if !failures.is_empty() {
+        bail!("{} failed:\n{}", failures.len(), failures.join("\n"));
+    }
+    Ok(())
+}
+
+fn boot_all(options: &Options) -> Result<Report> {
+    debian::ensure_program(machine::QEMU, "qemu-system-x86", "boot kernels in software")?;
+    debian::ensure_program("cpio", "cpio", "pack what a kernel boots into")?;
+    let versions: Vec<&str> = if options.kernels.is_empty() {
+        KERNELS.to_vec()
+    } else {
+        options.kernels.iter().map(String::as_str).collect()
+    };
+    let kernels = kernels::get(&versions, options.update)?;
+    let skyprobe = build::release()?;
+    let image = image::make(&skyprobe)?;
+    let mut report = Report::default();
+    for kernel in &kernels {
+        for boot in boots(kernel, options) {
+            if stopping() {
+                bail!("interrupted");
+            }
+            step(format_args!("booting {boot}"));
+            let outcome = machine::boot(kernel, image.path(), &boot);
+            let row = Row::of(kernel, boot, outcome);
+            println!("{row}");
+            report.rows.push(row);
+        }
+    }
+    Ok(report)
+}
+
+/// The ways to boot a kernel: as Debian does and, if it is the newest, all others too.
+fn boots(kernel: &Kernel, options: &Options) -> Vec<Boot> {
+    let whole = kernel.asked_for == kernels::NEWEST;
+    let chosen = |asked: &[String], usual: &[&str], all: &[&str]| -> Vec<String> {
+        if asked.is_empty() {
+            let of = if whole { all } else { usual };
+            return of.iter().map(ToString::to_string).collect();
+        }
+        asked.to_vec()
+    };
+    let lockdowns = chosen(
+        &options.lockdown,
+        &["none"],
+        &["none", "integrity", "confidentiality"],
+    );
+    let cgroups = chosen(&options.cgroups, &["v2"], &["v2", "hybrid"]);
+    let mut boots = Vec::new();
+    for (first, lockdown) in lockdowns.iter().enumerate() {
+        // One thing is changed at a time.
+        for cgroups in cgroups.iter().take(if first == 0 { usize::MAX } else { 1 }) {
+            boots.push(Boot {
+                release: kernel.release.clone(),
+                lockdown: lockdown.clone(),
+                cgroups: cgroups.clone(),
+                checks: options.checks.clone(),
+            });
+        }
+    }
+    boots
+}
