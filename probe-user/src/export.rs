@@ -20,6 +20,10 @@ use crate::trace::segment::Segment;
 /// Segments the queue holds unless told otherwise: what SkyWalking's Go agent holds. Filled, it takes some 10 MB.
 pub const QUEUE_SEGMENTS: usize = 5_000;
 
+/// How long a receiver that has emptied the queue leaves it alone. A drain of the ring is handed over one by one: who
+/// waited for the next of it would be woken for each, and take the processor from the sender every time.
+pub const PAUSE: Duration = Duration::from_millis(5);
+
 /// A queue of at most `capacity` segments.
 ///
 /// When the last sender is gone the receiver knows at once, even while it is busy: it is the signal to flush.
@@ -96,6 +100,7 @@ impl SegmentReceiver {
         }
         let full = async {
             while batch.len() < most {
+                tokio::time::sleep(PAUSE).await;
                 let room = most - batch.len();
                 if !self.recv(&mut batch, room).await {
                     return;

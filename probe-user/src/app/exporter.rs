@@ -16,7 +16,7 @@ use crate::{
     clock,
     config::{Color, Config, Export, Oap},
     export::{
-        SegmentReceiver,
+        self, SegmentReceiver,
         json::{Json, JsonSettings},
         output::OutputError,
         skywalking::{self, Registry},
@@ -202,7 +202,11 @@ async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemet
             account(&telemetry, &sink, taken, written);
             return;
         }
+        let is_emptied = taken.segments > 0 && taken.segments < BATCH_SEGMENTS as u64;
         failed = !account(&telemetry, &sink, taken, written);
+        if is_emptied {
+            tokio::time::sleep(export::PAUSE).await;
+        }
     }
     if !failed {
         let written = sink.flush();

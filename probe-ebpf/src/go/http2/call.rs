@@ -186,32 +186,29 @@ fn prepare<P: Package>(
     scratch: &mut Scratch,
 ) -> Option<()> {
     let offsets = &target.offsets;
-    let stream = registers.word::<1>();
-    let id: u32 = memory::read(stream + offsets.get(P::CLIENT_STREAM_ID)?)?;
-    let connection: u64 = memory::read(stream + offsets.get(P::CLIENT_STREAM_CONN)?)?;
-    let conn_at = offsets.get(P::CLIENT_CONN)?;
-    let tls_at = offsets.get(P::CLIENT_TLS_STATE)?;
-    let last = if tls_at > conn_at + 8 { tls_at } else { conn_at + 8 };
-    let fields = scratch.window.fetch(connection, last)?;
-    let encrypted = fields.word(tls_at)? != 0;
-    let conn = fields.interface(conn_at)?;
+    let Some(Stream { id, conn, encrypted }) = read_stream::<P>(registers.word::<1>(), offsets, scratch)
+    else {
+        state.outcome = Outcome::UnknownConnection as u32;
+        return emit::lose(LossReason::PropagationUnknownConnection);
+    };
     state.stream = id;
     if encrypted {
-        let Some(hop) = hop::name(conn.data, id, target, true, scratch) else {
+        let Some(hop) = hop::name(conn, id, target, true, scratch) else {
             state.outcome = Outcome::Encrypted as u32;
             return emit::lose(LossReason::PropagationEncrypted);
         };
         return hop::offer(state, hop, target, tgid, scratch);
     }
     state.hop = HopKey::NONE;
-    let Some(socket) = socket(conn.data, tgid, offsets, &mut scratch.window) else {
+    let Some(socket) = socket(conn, tgid, offsets, &mut scratch.window) else {
         state.outcome = Outcome::UnknownConnection as u32;
         return emit::lose(LossReason::PropagationUnknownConnection);
     };
     state.socket = socket;
-    let headers = memory::read(registers.word::<2>() + offsets.get(P::CLIENT_REQUEST_HEADER)?)?;
-    let Some(own) = values_of_sw8(headers, offsets, scratch) else {
-        // More than one looks at: it may have one.
+    let headers_at = registers.word::<2>() + offsets.get(P::CLIENT_REQUEST_HEADER)?;
+    let own = memory::read(headers_at).and_then(|headers| values_of_sw8(headers, offsets, scratch));
+    let Some(own) = own else {
+        // It cannot be read, or has more than one looks at: it may have one.
         state.outcome = Outcome::Refused as u32;
         return emit::lose(LossReason::PropagationRefused);
     };
@@ -225,6 +222,29 @@ fn prepare<P: Package>(
         return emit::lose(LossReason::PropagationTooLong);
     }
     frames::announce(state, scratch)
+}
+
+/// A stream that is about to be written.
+struct Stream {
+    id: u32,
+    /// The `net.Conn` that it is written to.
+    conn: u64,
+    encrypted: bool,
+}
+
+#[inline(always)]
+fn read_stream<P: Package>(stream: u64, offsets: &Offsets, scratch: &mut Scratch) -> Option<Stream> {
+    let id: u32 = memory::read(stream + offsets.get(P::CLIENT_STREAM_ID)?)?;
+    let connection: u64 = memory::read(stream + offsets.get(P::CLIENT_STREAM_CONN)?)?;
+    let conn_at = offsets.get(P::CLIENT_CONN)?;
+    let tls_at = offsets.get(P::CLIENT_TLS_STATE)?;
+    let last = if tls_at > conn_at + 8 { tls_at } else { conn_at + 8 };
+    let fields = scratch.window.fetch(connection, last)?;
+    Some(Stream {
+        id,
+        conn: fields.interface(conn_at)?.data,
+        encrypted: fields.word(tls_at)? != 0,
+    })
 }
 
 /// Whether the last of these values of `sw8` is the one that the call's parent came with.

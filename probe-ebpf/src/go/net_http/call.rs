@@ -178,20 +178,20 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     if !state.propagates(target) {
         return None;
     }
-    let connection = registers.word::<1>();
-    let tls_at = offsets.get(GoField::PersistConnTlsState)?;
-    let fields = scratch.window.fetch(connection, tls_at)?;
-    let is_encrypted = fields.word(tls_at)? != 0;
-    let conn = fields.interface(offsets.get(GoField::PersistConnConn)?)?;
+    let Some((conn, is_encrypted)) = read_connection(registers.word::<1>(), offsets, &mut scratch.window)
+    else {
+        state.outcome = Outcome::UnknownConnection as u32;
+        return emit::lose(LossReason::PropagationUnknownConnection);
+    };
     if is_encrypted {
-        let Some(hop) = hop::name(conn.data, 0, target, true, scratch) else {
+        let Some(hop) = hop::name(conn, 0, target, true, scratch) else {
             state.outcome = Outcome::Encrypted as u32;
             return emit::lose(LossReason::PropagationEncrypted);
         };
         return hop::offer(state, hop, target, tgid, scratch);
     }
     state.hop = HopKey::NONE;
-    let Some(socket) = socket(conn.data, tgid, offsets, &mut scratch.window) else {
+    let Some(socket) = socket(conn, tgid, offsets, &mut scratch.window) else {
         state.outcome = Outcome::UnknownConnection as u32;
         return emit::lose(LossReason::PropagationUnknownConnection);
     };
@@ -204,6 +204,15 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
     state.outcome = Outcome::NotSeen as u32;
     let _ages_out = maps::offer(&PREPARED, &socket, state.owner(), &mut scratch.prepared);
     Some(())
+}
+
+/// The `net.Conn` of a `persistConn`, and whether it is encrypted.
+#[inline(always)]
+fn read_connection(connection: u64, offsets: &Offsets, window: &mut Window) -> Option<(u64, bool)> {
+    let tls_at = offsets.get(GoField::PersistConnTlsState)?;
+    let fields = window.fetch(connection, tls_at)?;
+    let conn = fields.interface(offsets.get(GoField::PersistConnConn)?)?;
+    Some((conn.data, fields.word(tls_at)? != 0))
 }
 
 /// A call has succeeded.
