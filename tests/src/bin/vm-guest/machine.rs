@@ -108,7 +108,7 @@ fn bring_loopback_up() -> Result<()> {
     // SAFETY: all zeros is a valid one.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING)?;
     // SAFETY: the request outlives the call; the socket is ours.
