@@ -3,6 +3,8 @@
 //! Everything that is lost is counted with a reason. After production the sum closes: segments produced =
 //! segments exported + segments lost, each under one [`Loss`].
 
+mod sampled;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use probe_common::loss::LossReason;
 use tracing::{info, warn};
+
+pub use sampled::Sampled;
 
 /// Why something did not arrive, in user space. The kernel side has its own list, [`LossReason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -171,12 +175,7 @@ impl Telemetry {
 
     /// What became of requests that were up for sampling, since the last time.
     pub fn sampled(&self, more: Sampled) {
-        let mut sampled = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
-        sampled.decided += more.decided;
-        sampled.sampled += more.sampled;
-        sampled.followed += more.followed;
-        sampled.kept += more.kept;
-        sampled.left_out += more.left_out;
+        *self.sampled.lock().unwrap_or_else(PoisonError::into_inner) += more;
     }
 
     /// What the kernel side has lost since the start, summed over its CPUs.
@@ -238,41 +237,6 @@ pub struct Account {
     /// Every loss of the kernel side, likewise.
     pub kernel: Vec<(LossReason, u64)>,
     pub sampled: Sampled,
-}
-
-/// What became of requests that were up for sampling: see `SamplingCounts`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sampled {
-    /// Requests, and calls without one, that were decided here.
-    pub decided: u64,
-    /// Those of them that were sampled.
-    pub sampled: u64,
-    /// Requests that were sampled because their caller was.
-    pub followed: u64,
-    /// Requests, and calls without one, that were not sampled, and reported all the same.
-    pub kept: u64,
-    /// Spans that were not reported. They are no loss: it was so wished.
-    pub left_out: u64,
-}
-
-impl fmt::Display for Sampled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            decided,
-            sampled,
-            followed,
-            kept,
-            left_out,
-        } = self;
-        #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-        let percent = *sampled as f64 * 100.0 / (*decided).max(1) as f64;
-        write!(
-            f,
-            "sampled: {sampled} of {decided} requests ({percent:.1}%), {followed} more because their callers were, \
-             {kept} kept for an error or for being slow; {} left out",
-            counted(*left_out, SPANS)
-        )
-    }
 }
 
 impl Account {
@@ -365,6 +329,13 @@ const SPANS: [&str; 2] = ["span", "spans"];
 /// A number of things, by their name for one and for many.
 pub fn counted(number: u64, [one, many]: [&str; 2]) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// A part of all, as one reads it.
+pub fn percent(part: u64, all: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+    let percent = part as f64 * 100.0 / all.max(1) as f64;
+    format!("{percent:.1}%")
 }
 
 /// Logs each reason that struck: at once, then at most once a minute, with what came in between.

@@ -282,6 +282,21 @@ impl Probe {
     }
 }
 
+impl Ended {
+    /// The lines of the account that say what was lost.
+    pub fn losses(&self) -> impl Iterator<Item = &str> {
+        self.stderr.lines().filter(|line| line.starts_with("lost in "))
+    }
+
+    /// How many spans were reported.
+    pub fn spans(&self) -> u64 {
+        self.segments
+            .iter()
+            .map(|segment| segment.spans.len() as u64)
+            .sum()
+    }
+}
+
 impl Drop for Probe {
     fn drop(&mut self) {
         let _ = self.child.kill();

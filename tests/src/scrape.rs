@@ -19,8 +19,7 @@ impl Scrape {
     /// Starts both and waits until the first scrape has come: the connection between them is open from then on.
     pub fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let address = || -> Result<SocketAddr> { Ok(([127, 0, 0, 1], http::free_port()?).into()) };
-        let (prometheus, exporter) = (address()?, address()?);
+        let [prometheus, exporter] = http::free_addresses()?;
         let config = folder.path().join("prometheus.yml");
         fs::write(
             &config,

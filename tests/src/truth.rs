@@ -211,6 +211,21 @@ impl Account {
         format!("{} of {}", sum(|count| count.found), sum(|count| count.made))
     }
 
+    /// All shapes together in one line.
+    pub fn sum(&self) -> String {
+        let total = self.total();
+        let links = |Links {
+                         right, orphan, wrong, ..
+                     }: &Links| format!("{right} right {orphan} orphan {wrong} wrong");
+        format!(
+            "spans {} of {}, parents {}, references {}",
+            total.found,
+            total.made,
+            links(&total.parents),
+            links(&total.references)
+        )
+    }
+
     fn example(&mut self, text: String) {
         if self.examples.len() < EXAMPLES_MAX {
             self.examples.push(text);

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -219,9 +219,8 @@ fn lines<'a>(log: &'a str, message: &str) -> Vec<&'a str> {
 }
 
 /// An address nobody listens at.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-    listener.local_addr().expect("a listener has an address").port()
+fn nobody() -> SocketAddr {
+    xtask::http::free_address().expect("there is a free port")
 }
 
 #[test]
@@ -306,7 +305,7 @@ fn an_instance_is_alive_as_soon_as_it_is_told() {
 
 #[test]
 fn an_oap_that_is_absent_at_start_gets_what_waited() {
-    let port = free_port();
+    let port = nobody().port();
     let mut exporting = Exporting::start(settings([format!("127.0.0.1:{port}")]), 1_000);
     exporting.registry.register(identity(), Properties::default());
     exporting.send(50);
@@ -331,7 +330,7 @@ fn an_oap_that_is_absent_at_start_gets_what_waited() {
 
 #[test]
 fn an_oap_that_never_comes_does_not_hold_up_the_end() {
-    let mut exporting = Exporting::start(settings([format!("127.0.0.1:{}", free_port())]), 40);
+    let mut exporting = Exporting::start(settings([nobody().to_string()]), 40);
     exporting.send(100);
     std::thread::sleep(100 * MS);
     exporting.send(100);

@@ -53,7 +53,7 @@ fn check(program: &Path, shapes: &str) -> Result<Ended> {
         "{links:?}"
     );
     ensure!(total.wrong_facts == 0, "{:?}", account.examples);
-    let lost = ended.stderr.lines().find(|line| line.contains("lost in "));
+    let lost = ended.losses().next();
     ensure!(lost.is_none(), "{lost:?}");
     Ok(ended)
 }

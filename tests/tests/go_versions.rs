@@ -325,8 +325,7 @@ fn trace(cases: &[Case], failures: &mut Vec<String>) -> Result<Vec<String>> {
         failures.extend(checked.err().map(|error| format!("{case}: {error:#}")));
     }
     // One line says what went well, each further one what did not.
-    let losses = ended.stderr.lines().filter(|line| line.contains("lost in "));
-    failures.extend(losses.map(str::to_owned));
+    failures.extend(ended.losses().map(str::to_owned));
     ensure!(
         ended.stderr.contains(", all exported"),
         "no account, or one with losses:\n{}",

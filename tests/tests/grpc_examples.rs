@@ -132,15 +132,16 @@ struct Running {
 
 impl Running {
     fn start(example: &'static Example, programs: &Path) -> Result<Self> {
-        let port = http::free_port()?;
-        let server =
-            Target::spawn(quiet(&programs.join(example.server())).args(["-port", &port.to_string()]))?;
-        wait_for_listener(([127, 0, 0, 1], port).into())?;
+        let address = http::free_address()?;
+        let server = Target::spawn(
+            quiet(&programs.join(example.server())).args(["-port", &address.port().to_string()]),
+        )?;
+        wait_for_listener(address)?;
         Ok(Self {
             example,
             programs: programs.to_owned(),
             server,
-            address: format!("127.0.0.1:{port}"),
+            address: address.to_string(),
         })
     }
 

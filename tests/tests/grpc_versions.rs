@@ -353,7 +353,7 @@ fn trace(version: &'static str, programs: &[Built]) -> Result<Vec<String>> {
         );
     }
     ensure!(
-        ended.stderr.contains(", all exported") && !ended.stderr.contains("lost in "),
+        ended.stderr.contains(", all exported") && ended.losses().next().is_none(),
         "no account, or one with losses:\n{}",
         ended.stderr
     );

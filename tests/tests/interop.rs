@@ -95,8 +95,7 @@ impl Relays {
     fn start() -> Result<Self> {
         let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("targets");
         let oap = FakeOap::start();
-        let address = || -> Result<SocketAddr> { Ok(([127, 0, 0, 1], http::free_port()?).into()) };
-        let (python, node) = (address()?, address()?);
+        let [python, node] = http::free_addresses()?;
 
         let program = GoBuild::new("relay").build(&Go::system()?)?;
         let mut command = Command::new(program);
@@ -291,9 +290,8 @@ fn one_trace_from_python_over_go_to_node_and_back() {
 fn one_trace_by_grpc_from_python_over_go_to_python() {
     needs_rpc!();
     let oap = FakeOap::start();
-    let address = || SocketAddr::from(([127, 0, 0, 1], http::free_port().expect("a free port")));
     let start = |name: &str| {
-        let (rpc, http) = (address(), address());
+        let [rpc, http] = http::free_addresses().expect("free ports");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("targets/python/rpc.py");
         let mut command = Command::new("python3");
         command

@@ -17,11 +17,7 @@ use tests::{
     needs_probe, probe,
     scene::Scene,
 };
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
+use xtask::http;
 
 /// The value of a series.
 fn value(text: &str, series: &str) -> u64 {
@@ -34,7 +30,7 @@ fn value(text: &str, series: &str) -> u64 {
 #[test]
 fn the_counters_are_those_of_the_account() {
     needs_probe!();
-    let address = free_address();
+    let address = http::free_address().unwrap().to_string();
     let scene = Scene::start().unwrap();
     let probe = scene
         .trace(&["--metrics", &address, "--sample-paths=/leaf/*=0"])

@@ -18,23 +18,18 @@ use tests::{
 
 /// How much the account says was lost for this reason.
 fn lost(ended: &Ended, reason: &str) -> u64 {
-    let mut lines = ended.stderr.lines().filter(|line| line.starts_with("lost in"));
-    let said = lines.find_map(|line| line.split_once(&format!(": {reason} ")));
+    let said = ended
+        .losses()
+        .find_map(|line| line.split_once(&format!(": {reason} ")));
     said.map_or(0, |(_, rest)| rest.split(' ').next().unwrap().parse().unwrap())
 }
 
 /// What it says was lost at all. Processes of others, which come and go meanwhile, are no spans.
 fn losses(ended: &Ended) -> Vec<&str> {
-    let lines = ended.stderr.lines().filter(|line| line.starts_with("lost in"));
-    lines.filter(|line| !line.contains("process_unnoticed")).collect()
-}
-
-fn spans(ended: &Ended) -> u64 {
     ended
-        .segments
-        .iter()
-        .map(|segment| segment.spans.len() as u64)
-        .sum()
+        .losses()
+        .filter(|line| !line.contains("process_unnoticed"))
+        .collect()
 }
 
 #[test]
@@ -60,7 +55,7 @@ fn a_ring_that_runs_over_while_nobody_reads() {
     // What was in the ring comes at once, and may be more than the queue before the exporter holds.
     let [ring, queue] = ["ring_full", "queue_full"].map(|reason| lost(&ended, reason));
     assert!(ring > 0, "{sent} spans fit into the ring");
-    assert_eq!(spans(&ended) + ring + queue, sent, "{}", ended.stderr);
+    assert_eq!(ended.spans() + ring + queue, sent, "{}", ended.stderr);
     assert_eq!(
         losses(&ended).len(),
         1 + usize::from(queue > 0),
@@ -108,7 +103,7 @@ fn more_requests_open_than_the_table_holds() {
     let ended = probe.stop().unwrap();
     assert_eq!(lost(&ended, "requests_full"), BEYOND as u64, "{}", ended.stderr);
     assert_eq!(
-        spans(&ended),
+        ended.spans(),
         u64::from(OPEN_REQUESTS_MAX) + 1,
         "{}",
         ended.stderr

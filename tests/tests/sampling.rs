@@ -10,7 +10,7 @@ use std::{collections::HashSet, thread, time::Duration};
 use tests::{
     client::{Connection, Response},
     needs_probe, needs_rpc,
-    probe::{Ended, has_span},
+    probe::{Ended, Probe, has_span},
     rpc::Row,
     scene::{Scene, truth_program},
     segment::Segment,
@@ -45,13 +45,27 @@ impl Sampled {
     }
 }
 
-#[track_caller]
-fn loses_nothing(ended: &Ended) {
-    assert!(!ended.stderr.contains("lost in"), "{}", ended.stderr);
+/// Whether the segment refers to the first call of `caller`.
+fn follows(segment: &Segment, caller: &Segment) -> bool {
+    let exit = caller.exits().next().unwrap();
+    let reference = segment.entry().and_then(|entry| entry.refs.first());
+    reference.is_some_and(|it| {
+        it.parent_trace_segment_id == caller.trace_segment_id && it.parent_span_id == exit.span_id
+    })
 }
 
-fn spans(segments: &[Segment]) -> u64 {
-    segments.iter().map(|segment| segment.spans.len() as u64).sum()
+/// The paths of the requests that were reported.
+fn served(ended: &Ended) -> HashSet<&str> {
+    let segments = ended.segments.iter();
+    segments.filter_map(|segment| segment.entry()?.path()).collect()
+}
+
+/// Ends the probe once all requests are: one may be answered before its end is seen.
+fn end(probe: Probe) -> Ended {
+    thread::sleep(Duration::from_millis(300));
+    let ended = probe.stop().unwrap();
+    assert_eq!(ended.losses().count(), 0, "{}", ended.stderr);
+    ended
 }
 
 /// Loads the front of a scene under the probe.
@@ -61,11 +75,7 @@ fn load(arguments: &[&str], rate: u32, seconds: f64, shapes: &str) -> (Ended, Lo
     let load = Load::start(&truth_program().unwrap(), &scene.front, rate, seconds, shapes).unwrap();
     let summary = load.finish().unwrap();
     assert_eq!(summary.failed, 0, "{summary:?}");
-    // A request may be answered before its end is seen.
-    thread::sleep(Duration::from_millis(200));
-    let ended = probe.stop().unwrap();
-    loses_nothing(&ended);
-    (ended, summary)
+    (end(probe), summary)
 }
 
 #[test]
@@ -79,14 +89,8 @@ fn a_ratio_holds_and_traces_stay_whole() {
     // Five standard deviations.
     assert!(fronts.abs_diff(wanted) < 70, "{fronts} of {}", load.sent);
     for front in of("front") {
-        let exit = front.exits().next().unwrap();
-        let follows = |back: &Segment| {
-            let reference = back.entry().unwrap().refs.first();
-            reference.is_some_and(|it| {
-                it.parent_trace_segment_id == front.trace_segment_id && it.parent_span_id == exit.span_id
-            })
-        };
-        assert_eq!(of("back").filter(|back| follows(back)).count(), 1, "{front:#?}");
+        let backs = of("back").filter(|back| follows(back, front));
+        assert_eq!(backs.count(), 1, "{front:#?}");
     }
     // Those behind a request that was not sampled are decided anew.
     let alone = of("back").filter(|back| back.entry().unwrap().refs.is_empty());
@@ -94,7 +98,7 @@ fn a_ratio_holds_and_traces_stay_whole() {
     assert_eq!(said.decided, 2 * load.sent - fronts, "{said:?}");
     assert_eq!((said.followed, said.kept), (fronts, 0));
     // Two spans of the front and one of the back, each reported or counted.
-    assert_eq!(spans(&ended.segments) + said.left_out, 3 * load.sent, "{said:?}");
+    assert_eq!(ended.spans() + said.left_out, 3 * load.sent, "{said:?}");
 }
 
 #[test]
@@ -149,9 +153,7 @@ fn adaptive_falls_under_load_and_recovers() {
     assert!((120..=800).contains(&late), "{late} in the last four seconds");
     let little = Load::start(&program, &scene.front, 10, 14.0, "leaf").unwrap();
     let little = little.finish().unwrap();
-    thread::sleep(Duration::from_millis(200));
-    let ended = probe.stop().unwrap();
-    loses_nothing(&ended);
+    let ended = end(probe);
     assert!(
         ended.stderr.contains("Sampling adapted to the load"),
         "{}",
@@ -190,9 +192,7 @@ fn errors_and_slow_requests_are_kept() {
     ] {
         scene.front.get(path).unwrap();
     }
-    thread::sleep(Duration::from_millis(300));
-    let ended = probe.stop().unwrap();
-    loses_nothing(&ended);
+    let ended = end(probe);
     let served: HashSet<&str> = ended
         .segments
         .iter()
@@ -233,15 +233,8 @@ fn a_path_may_have_its_own_ratio() {
     for path in ["/leaf/1", "/leaf/7", "/leaf/77", "/leaf/701", "/slow/2?ms=1"] {
         scene.front.get(path).unwrap();
     }
-    thread::sleep(Duration::from_millis(200));
-    let ended = probe.stop().unwrap();
-    loses_nothing(&ended);
-    let served: HashSet<&str> = ended
-        .segments
-        .iter()
-        .filter_map(|it| it.entry()?.path())
-        .collect();
-    assert_eq!(served, HashSet::from(["/leaf/7", "/leaf/701", "/slow/2"]));
+    let ended = end(probe);
+    assert_eq!(served(&ended), HashSet::from(["/leaf/7", "/leaf/701", "/slow/2"]));
     assert_eq!(Sampled::of(&ended).left_out, 2);
 }
 
@@ -263,15 +256,8 @@ fn whose_caller_is_sampled_is_sampled_too() {
     ask("/leaf/3", &w3c("01"));
     // Decided by the back, too: what it is told is that nobody records this.
     ask("/sync/4", &w3c("00"));
-    thread::sleep(Duration::from_millis(200));
-    let ended = probe.stop().unwrap();
-    loses_nothing(&ended);
-    let served: HashSet<&str> = ended
-        .segments
-        .iter()
-        .filter_map(|it| it.entry()?.path())
-        .collect();
-    assert_eq!(served, HashSet::from(["/leaf/2", "/leaf/3"]));
+    let ended = end(probe);
+    assert_eq!(served(&ended), HashSet::from(["/leaf/2", "/leaf/3"]));
     let said = Sampled::of(&ended);
     assert_eq!((said.followed, said.decided, said.left_out), (2, 3, 4));
 }
@@ -284,9 +270,7 @@ fn calls_by_grpc_share_the_fate_of_their_request() {
     for id in 1..=100 {
         row.ask("relay", id).unwrap();
     }
-    thread::sleep(Duration::from_millis(300));
-    let ended = probe.stop().unwrap();
-    loses_nothing(&ended);
+    let ended = end(probe);
     let entries = |segment: &&Segment| {
         segment
             .entry()
@@ -295,16 +279,8 @@ fn calls_by_grpc_share_the_fate_of_their_request() {
     let fronts: Vec<&Segment> = ended.segments.iter().filter(entries).collect();
     assert!((25..=75).contains(&fronts.len()), "{}", fronts.len());
     for front in fronts {
-        let exit = front.exits().next().unwrap();
-        let follows = |segment: &&Segment| {
-            segment
-                .entry()
-                .and_then(|entry| entry.refs.first())
-                .is_some_and(|it| {
-                    it.parent_trace_segment_id == front.trace_segment_id && it.parent_span_id == exit.span_id
-                })
-        };
-        assert_eq!(ended.segments.iter().filter(follows).count(), 1, "{front:#?}");
+        let backs = ended.segments.iter().filter(|segment| follows(segment, front));
+        assert_eq!(backs.count(), 1, "{front:#?}");
     }
     // No call is reported without what it belongs to.
     assert!(ended.segments.iter().all(|segment| segment.entry().is_some()));

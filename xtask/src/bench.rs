@@ -18,12 +18,7 @@ mod sink;
 mod steady;
 mod variant;
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -130,11 +125,6 @@ fn calibrate(hello: &Path) -> Result<u64> {
     let said = read(std::process::Command::new(hello).args(["-calibrate", "100us"]));
     let said = said.context("ask how much work 100 µs are")?;
     said.trim().parse().context("read how much work 100 µs are")
-}
-
-fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    listener.local_addr().context("find a free port")
 }
 
 /// What all rows are measured with.

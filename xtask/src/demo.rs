@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    build, go,
+    build, go, http,
     oap::{self, Oap, Ports},
     process::{Running, check, stopping},
     step::{step, wait_until},
@@ -119,7 +119,7 @@ impl Shop {
         fetch_modules(&go)?;
         step("building three Go services (go build): gateway, user-service, order-service");
         build_services(&go, directory)?;
-        let [gateway, users, orders, orders_rpc] = free_addresses()?;
+        let [gateway, users, orders, orders_rpc] = http::free_addresses()?;
         step(format!(
             "starting gateway {gateway} -> user-service {users} -> order-service {orders}, all by HTTP, and gateway -> \
              order-service {orders_rpc} by gRPC"
@@ -194,20 +194,6 @@ fn start_service(directory: &Path, name: &str, address: SocketAddr, arguments: &
         None => ensure!(listens, "{name} does not listen on {address}"),
     }
     Ok(service)
-}
-
-/// Addresses nobody listens on: the usual ports may be taken.
-fn free_addresses() -> Result<[SocketAddr; 4]> {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port");
-    let listeners = [bind()?, bind()?, bind()?, bind()?];
-    let address = |listener: &TcpListener| listener.local_addr().context("find a free port");
-    let [first, second, third, fourth] = &listeners;
-    Ok([
-        address(first)?,
-        address(second)?,
-        address(third)?,
-        address(fourth)?,
-    ])
 }
 
 /// skyprobe, attached.

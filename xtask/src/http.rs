@@ -1,7 +1,7 @@
 //! The little HTTP that talks to programs on this machine: one request, one answer, closed.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,10 +16,23 @@ pub struct Answer {
     pub body: String,
 }
 
-/// A port of the loopback address that nobody uses right now.
-pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("look for a free port")?;
-    Ok(listener.local_addr().context("look for a free port")?.port())
+/// A loopback address, with a port that nobody uses right now.
+pub fn free_address() -> Result<SocketAddr> {
+    let [address] = free_addresses()?;
+    Ok(address)
+}
+
+/// Several at once, all different.
+pub fn free_addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
+    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); COUNT];
+    // Each is held until all are there: a port that was given back may be handed out again.
+    let mut held = Vec::with_capacity(COUNT);
+    for address in &mut addresses {
+        let listener = TcpListener::bind(*address).context("look for a free port")?;
+        *address = listener.local_addr().context("look for a free port")?;
+        held.push(listener);
+    }
+    Ok(addresses)
 }
 
 pub fn get(server: SocketAddr, path: &str) -> Result<Answer> {

@@ -73,7 +73,11 @@ impl Oap {
         let distribution = distribution::fetch(version)?;
         let folder = run_folder()?;
         let address = |port: u16| -> Result<SocketAddr> {
-            let port = if port == 0 { http::free_port()? } else { port };
+            let port = if port == 0 {
+                http::free_address()?.port()
+            } else {
+                port
+            };
             Ok((Ipv4Addr::LOCALHOST, port).into())
         };
         let (grpc, rest, telemetry) = (

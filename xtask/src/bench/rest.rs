@@ -12,13 +12,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::{
-    START_TIMEOUT, free_address,
+    START_TIMEOUT,
     probe::{Probe, of_pids},
     report::Spread,
     scene::Chain,
 };
 use crate::{
-    debian,
+    debian, http,
     process::Running,
     step::{step, wait_until},
 };
@@ -82,7 +82,7 @@ pub(super) fn measure(skyprobe: &Path, sink: SocketAddr, small: &Path) -> Result
 fn start_prometheus(program: &Path, scratch: &Path) -> Result<Running> {
     let config = scratch.join("prometheus.yml");
     fs::write(&config, "scrape_configs: []\n")?;
-    let address = free_address()?;
+    let address = http::free_address()?;
     let mut command = Command::new(program);
     command
         .arg(format!("--config.file={}", config.display()))

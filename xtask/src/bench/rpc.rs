@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{START_TIMEOUT, free_address, load::Measured, variant::Programs};
-use crate::{process::Running, step::wait_until};
+use super::{START_TIMEOUT, load::Measured, variant::Programs};
+use crate::{http, process::Running, step::wait_until};
 
 /// What the client does: calls of one message each way, or streams.
 #[derive(Clone, Copy)]
@@ -44,7 +44,7 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn start(programs: &Programs, sink: SocketAddr) -> Result<Self> {
-        let address = free_address()?;
+        let address = http::free_address()?;
         let sink = format!("http://{sink}");
         let mut command = Command::new(&programs.echo_server);
         command

@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    START_TIMEOUT, free_address,
+    START_TIMEOUT,
     load::{self, Measured},
     rpc::{self, Pair},
     steady,
     variant::Programs,
 };
-use crate::{process::Running, step::wait_until};
+use crate::{http, process::Running, step::wait_until};
 
 /// What a row's programs are and do.
 #[derive(Clone, Copy)]
@@ -118,7 +118,7 @@ impl Chain {
         let mut programs = Vec::new();
         let mut next: Option<SocketAddr> = None;
         for _ in 0..length {
-            let address = free_address()?;
+            let address = http::free_address()?;
             let mut command = Command::new(program);
             command.args(["-listen", &address.to_string()]);
             command.args(["-work", &turns.to_string()]);

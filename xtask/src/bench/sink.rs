@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{START_TIMEOUT, free_address, variant};
-use crate::{process::Running, step::wait_until};
+use super::{START_TIMEOUT, variant};
+use crate::{http, process::Running, step::wait_until};
 
 /// The running sink.
 pub(super) struct Sink {
@@ -43,7 +43,7 @@ impl Sub for Reported {
 impl Sink {
     pub(super) fn start(directory: &Path) -> Result<Self> {
         let program = variant::go_build("sink", "", &directory.join("sink"))?;
-        let address = free_address()?;
+        let address = http::free_address()?;
         let mut command = Command::new(program);
         command
             .args(["-listen", &address.to_string()])

@@ -114,7 +114,7 @@ mod tests {
                 .expect("write");
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
-        let address = (std::net::Ipv4Addr::LOCALHOST, http::free_port().expect("port")).into();
+        let address = http::free_address().expect("port");
         let view = View::start(address, oap_address).expect("start");
         assert!(
             http::get(address, "/")

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use probe_common::sampling::{
     RATIO_ALL, SAMPLING_HAS_PATHS, SAMPLING_KEEPS_ERRORS, SAMPLING_RATE, SAMPLING_RATIO, SAMPLING_WINDOW,
-    SamplingCounts, SamplingSettings,
+    SamplingSettings,
 };
 use tracing::{info, warn};
 
@@ -13,7 +13,7 @@ use crate::{
     clock,
     config::{Ratio, Sampling, SamplingMethod},
     kernel::{Kernel, load::LoadError},
-    telemetry::{Sampled, Telemetry},
+    telemetry::{Sampled, Telemetry, percent},
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -33,7 +33,7 @@ pub(super) struct Sampler {
 /// What was last seen of a process.
 #[derive(Default)]
 struct Target {
-    counts: SamplingCounts,
+    sampled: Sampled,
     settings: SamplingSettings,
 }
 
@@ -85,8 +85,8 @@ impl Sampler {
         }
         let settings = settings(&self.config);
         kernel.sample(pid, &settings)?;
-        let counts = SamplingCounts::default();
-        self.targets.insert(pid, Target { counts, settings });
+        let sampled = Sampled::default();
+        self.targets.insert(pid, Target { sampled, settings });
         Ok(())
     }
 
@@ -96,14 +96,14 @@ impl Sampler {
             return;
         };
         target.take(pid, kernel, &self.telemetry);
-        let SamplingCounts {
+        let Sampled {
             decided,
             sampled,
             followed,
             kept,
-            ..
-        } = target.counts;
-        let rate = percent(sampled, decided);
+            left_out: _,
+        } = target.sampled;
+        let rate = target.sampled.rate();
         info!(pid, decided, sampled, rate, followed, kept, "Process sampled");
         // It may be told anew under the same id.
         let _ = kernel.sample_no_more(pid);
@@ -116,7 +116,7 @@ impl Sampler {
         }
         let now = Look::now();
         let before = std::mem::replace(&mut self.looked, now);
-        let deltas: Vec<(u32, SamplingCounts)> = self
+        let deltas: Vec<(u32, Sampled)> = self
             .targets
             .iter_mut()
             .map(|(pid, target)| (*pid, target.take(*pid, kernel, &self.telemetry)))
@@ -128,10 +128,7 @@ impl Sampler {
         else {
             return;
         };
-        let reported: u64 = deltas
-            .iter()
-            .map(|(_, delta)| delta.sampled + delta.followed + delta.kept)
-            .sum();
+        let reported: u64 = deltas.iter().map(|(_, delta)| delta.reported()).sum();
         let own_ns = now.own_cpu_ns.saturating_sub(before.own_cpu_ns);
         let budget = Budget {
             interval_ns: now.at_ns.saturating_sub(before.at_ns),
@@ -160,35 +157,15 @@ impl Sampler {
 
 impl Target {
     /// What was counted since the last time.
-    fn take(&mut self, pid: u32, kernel: &mut Kernel, telemetry: &Telemetry) -> SamplingCounts {
+    fn take(&mut self, pid: u32, kernel: &mut Kernel, telemetry: &Telemetry) -> Sampled {
         let Some(counts) = kernel.sampled(pid) else {
-            return SamplingCounts::default();
+            return Sampled::default();
         };
-        let before = std::mem::replace(&mut self.counts, counts);
-        let delta = SamplingCounts {
-            memory: 0,
-            decided: counts.decided.saturating_sub(before.decided),
-            sampled: counts.sampled.saturating_sub(before.sampled),
-            followed: counts.followed.saturating_sub(before.followed),
-            kept: counts.kept.saturating_sub(before.kept),
-            left_out: counts.left_out.saturating_sub(before.left_out),
-        };
-        telemetry.sampled(Sampled {
-            decided: delta.decided,
-            sampled: delta.sampled,
-            followed: delta.followed,
-            kept: delta.kept,
-            left_out: delta.left_out,
-        });
+        let now = Sampled::from(counts);
+        let delta = now.since(std::mem::replace(&mut self.sampled, now));
+        telemetry.sampled(delta);
         delta
     }
-}
-
-/// A part of all, as one reads it.
-fn percent(part: u64, all: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-    let percent = part as f64 * 100.0 / all.max(1) as f64;
-    format!("{percent:.1}%")
 }
 
 /// The settings that a process begins with.
@@ -235,7 +212,7 @@ struct Budget {
 
 impl Budget {
     /// The ratio that would have kept within the budget, given what came. It falls at once, and recovers by doubling.
-    fn ratio(&self, came: &SamplingCounts, before: Ratio) -> Ratio {
+    fn ratio(&self, came: &Sampled, before: Ratio) -> Ratio {
         let all = u64::from(RATIO_ALL);
         let of_all = |part: u64, of: u64| {
             let ratio = u128::from(part) * u128::from(all) / u128::from(of.max(1));
@@ -264,11 +241,11 @@ mod tests {
         request_ns: 10_000,
     };
 
-    fn came(decided: u64, followed: u64) -> SamplingCounts {
-        SamplingCounts {
+    fn came(decided: u64, followed: u64) -> Sampled {
+        Sampled {
             decided,
             followed,
-            ..SamplingCounts::default()
+            ..Sampled::default()
         }
     }
 

@@ -183,17 +183,7 @@ fn programs() -> Result<Finding> {
 /// The counts of an account; right only if nothing is missing and nothing wrong.
 fn judged(account: &Account, ended: &Ended) -> Finding {
     let total = account.total();
-    let says = format!(
-        "spans {} of {}, parents {} right {} orphan {} wrong, headers {} right {} orphan {} wrong",
-        total.found,
-        total.made,
-        total.parents.right,
-        total.parents.orphan,
-        total.parents.wrong,
-        total.references.right,
-        total.references.orphan,
-        total.references.wrong,
-    );
+    let says = account.sum();
     let whole = total.found == total.made && account.invented == 0 && total.wrong_facts == 0;
     let orphans = total.parents.orphan + total.references.orphan;
     let wrong = total.parents.wrong + total.references.wrong;
