@@ -21,10 +21,6 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_COUNTERS, 0);
 
-/// User space drains the ring by a timer, for a wake-up costs the traced program over a microsecond; it is woken
-/// only once this much waits.
-const WAKE_AT_BYTES: u64 = RING_BYTES as u64 / 4;
-
 /// Counts a loss and is the `None` to return with.
 #[inline(always)]
 pub(crate) fn lose<T>(reason: LossReason) -> Option<T> {
@@ -54,7 +50,9 @@ pub(crate) fn send_or_lose(record: *const u8, len: u64, reason: LossReason) -> O
     let ring = (&raw const EVENTS).cast_mut().cast();
     // SAFETY: the verifier proves that `len` bytes can be read at `record`.
     let failed = unsafe {
-        let flags = if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) > WAKE_AT_BYTES {
+        // A wake-up costs the traced program over a microsecond, so only the first record after a drain wakes. User
+        // space then lets more come before it drains, so that this is a hundred times a second at most.
+        let flags = if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) == 0 {
             BPF_RB_FORCE_WAKEUP
         } else {
             BPF_RB_NO_WAKEUP

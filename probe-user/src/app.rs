@@ -14,12 +14,11 @@ mod reader;
 mod targets;
 
 use std::{
-    io::{self, Write as _},
+    io::{self, PipeWriter, Write as _},
     net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
@@ -61,6 +60,8 @@ pub enum AppError {
     Output { path: PathBuf, source: io::Error },
     #[error("listen for who asks for metrics at {address}: choose another address with --metrics")]
     Metrics { address: SocketAddr, source: io::Error },
+    #[error("open a pipe between threads")]
+    Pipe(#[source] io::Error),
     #[error("listen for signals")]
     Signals(#[source] io::Error),
     #[error("start the {name} thread")]
@@ -102,16 +103,18 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         registry,
         Arc::clone(&telemetry),
     );
-    let reader = Reader::new(
+    let (until, reading) = io::pipe().map_err(AppError::Pipe)?;
+    let reader = Reader {
         ring,
         tracer,
-        targets.types(),
+        types: targets.types(),
         segments,
-        Arc::clone(&telemetry),
-        notices.clone(),
-    );
+        telemetry: Arc::clone(&telemetry),
+        notices: notices.clone(),
+        until,
+    };
     let stages = Stages {
-        stop_reading: reader.stop(),
+        reading,
         notices,
         targets: spawn("targets", move || targets.run(&notices_in, ready, ended))?,
         reader: spawn("reader", move || reader.run())?,
@@ -186,7 +189,8 @@ fn announce(ready: &Ready, took_ns: u64) {
 /// The threads.
 struct Stages {
     notices: Sender<Notice>,
-    stop_reading: Arc<AtomicBool>,
+    /// Closed, it has the reader end.
+    reading: PipeWriter,
     targets: JoinHandle<Attached>,
     reader: JoinHandle<()>,
 }
@@ -197,7 +201,7 @@ impl Stages {
         // A thread that is gone already has left its word in the join below.
         let _ = self.notices.send(Notice::Stop);
         let attached = self.targets.join().or(Err(AppError::Ended("targets")))?;
-        self.stop_reading.store(true, Ordering::Release);
+        drop(self.reading);
         self.reader.join().or(Err(AppError::Ended("reader")))?;
         for (reason, count) in attached.losses() {
             telemetry.kernel_lost(reason, count);

@@ -54,8 +54,17 @@ pub struct SegmentSender {
 }
 
 impl SegmentSender {
+    /// How many segments the queue takes now.
+    pub fn room(&self) -> usize {
+        self.segments.capacity()
+    }
+
     /// Hands over all of `segments` at once. Never waits: what finds no room is lost, and counted.
     pub fn send(&self, segments: &mut Vec<Segment>) {
+        // To reserve no place wakes the receiver all the same.
+        if segments.is_empty() {
+            return;
+        }
         self.telemetry.produced(tally_all(&*segments));
         let loss = loop {
             let room = self.segments.capacity().min(segments.len());

@@ -70,7 +70,8 @@ impl Kernel {
             what: "ring buffer EVENTS",
         }))?;
         let logs = logs::Logs::new(&mut ebpf, log);
-        Ok((Self { ebpf, logs }, Ring::new(ring)))
+        let ring = Ring::new(ring).map_err(LoadError::Ring)?;
+        Ok((Self { ebpf, logs }, ring))
     }
 
     /// Passes on what the programs have said.

@@ -184,7 +184,12 @@ async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemet
     loop {
         batch.clear();
         // `recv` loses nothing when its wait is broken off; `batch` would lose what it has.
-        let came = tokio::time::timeout(TICK, segments.recv(&mut batch, BATCH_SEGMENTS)).await;
+        let recv = segments.recv(&mut batch, BATCH_SEGMENTS);
+        let came = if sink.pending().segments > 0 {
+            tokio::time::timeout(TICK, recv).await
+        } else {
+            Ok(recv.await)
+        };
         let (taken, written) = match came {
             Ok(false) => break,
             Ok(true) => {

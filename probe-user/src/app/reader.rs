@@ -1,14 +1,14 @@
 //! The reader thread: from the ring to the queue of finished segments.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc::Sender,
-    },
+    io::PipeReader,
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex, PoisonError, mpsc::Sender},
+    thread,
     time::Duration,
 };
 
+use probe_common::limits::RING_BYTES;
 use tracing::error;
 
 use super::targets::{Notice, SharedTypes};
@@ -21,66 +21,63 @@ use crate::{
     trace::{Tracer, segment::Segment},
 };
 
-/// The kernel side wakes nobody for a single record, since that costs the traced program; the ring is looked at
-/// this often. It bounds how late a trace is seen.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
+/// From the first record that comes to the drain, for more of them to come: each wake-up costs the traced program.
+/// It bounds how late a trace is seen.
+const GATHER: Duration = Duration::from_millis(10);
+/// Longer than this no round takes, unless the probe was stopped, or got no processor.
+const STALL: Duration = Duration::from_secs(1);
+/// How long it then takes to be as before, at most.
+const CATCHING_UP: Duration = Duration::from_secs(5);
+/// After so many pauses the exporter has shown that it takes nothing.
+const LOOKS_IN_VAIN: u32 = 10;
 /// Records taken before segments are handed on and the tracer's lock is let go.
 const BATCH_RECORDS: usize = 512;
-/// How often the wall clock's distance is read anew, and the tracer lets go of what is overdue.
-const TICK_NS: u64 = 250_000_000;
+/// How often the wall clock's distance is read anew, the tracer lets go of what is overdue, and the ring is looked at
+/// when nobody wakes us.
+const TICK: Duration = Duration::from_millis(250);
 
 /// What the reader thread works with.
 pub(super) struct Reader {
-    ring: Ring,
-    tracer: Arc<Mutex<Tracer>>,
-    types: SharedTypes,
-    segments: SegmentSender,
-    telemetry: Arc<Telemetry>,
-    notices: Sender<Notice>,
-    stop: Arc<AtomicBool>,
+    pub(super) ring: Ring,
+    pub(super) tracer: Arc<Mutex<Tracer>>,
+    pub(super) types: SharedTypes,
+    pub(super) segments: SegmentSender,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) notices: Sender<Notice>,
+    /// Once its other end is closed, the reader drains what is there, flushes and ends.
+    pub(super) until: PipeReader,
 }
 
 impl Reader {
-    pub(super) fn new(
-        ring: Ring,
-        tracer: Arc<Mutex<Tracer>>,
-        types: SharedTypes,
-        segments: SegmentSender,
-        telemetry: Arc<Telemetry>,
-        notices: Sender<Notice>,
-    ) -> Self {
-        Self {
-            ring,
-            tracer,
-            types,
-            segments,
-            telemetry,
-            notices,
-            stop: Arc::default(),
-        }
-    }
-
-    /// Set, it has the reader drain what is there, flush and end.
-    pub(super) fn stop(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
-    }
-
     pub(super) fn run(mut self) {
         let mut wall = WallClock::read();
         let mut next_tick_ns = 0;
+        let mut last_ns = clock::now_boot_ns();
         let mut finished = Vec::new();
         loop {
-            let last_round = self.stop.load(Ordering::Acquire);
+            let waited = match self.ring.wait(TICK, self.until.as_fd()) {
+                Ok(waited) => waited,
+                Err(error) => {
+                    error!(%error, "Ring buffer cannot be waited for");
+                    return;
+                }
+            };
+            let last_round = waited.other;
             // In the last round, too: a program that was under way when its process was let go may still send.
-            if let Err(error) = self.ring.wait(DRAIN_INTERVAL) {
-                error!(%error, "Ring buffer cannot be waited for");
-                return;
+            if waited.has_records || last_round {
+                thread::sleep(GATHER);
             }
-            while self.drain(wall, &mut finished) == BATCH_RECORDS {}
+            let drained_ns = clock::now_boot_ns();
+            let stalled = drained_ns > last_ns + STALL.as_nanos() as u64;
+            while self.drain(wall, &mut finished) == BATCH_RECORDS {
+                let stalled = stalled && clock::now_boot_ns() < drained_ns + CATCHING_UP.as_nanos() as u64;
+                self.wait_for_room(stalled);
+            }
             let now_ns = clock::now_boot_ns();
+            last_ns = now_ns;
             if now_ns >= next_tick_ns {
                 wall = WallClock::read();
-                next_tick_ns = now_ns + TICK_NS;
+                next_tick_ns = now_ns + TICK.as_nanos() as u64;
                 self.with_tracer(&mut finished, |tracer, out| tracer.tick(now_ns, out));
                 self.tell_losses();
             }
@@ -89,6 +86,24 @@ impl Reader {
                 self.tell_losses();
                 return;
             }
+        }
+    }
+
+    /// What comes at once may be more than the exporter's queue holds. It gets time to empty it, as long as it does, and
+    /// as long as the ring has room for what comes meanwhile: where the exporter is too slow for good, to lose whole
+    /// segments is better than to lose parts of them. After a stall of ours the ring may be full, and is worth more
+    /// than what does not get into it.
+    fn wait_for_room(&self, stalled: bool) {
+        let mut most = self.segments.room();
+        let mut in_vain = 0;
+        while most < BATCH_RECORDS
+            && in_vain < LOOKS_IN_VAIN
+            && (stalled || self.ring.waiting_bytes() < u64::from(RING_BYTES) / 2)
+        {
+            thread::sleep(GATHER);
+            let room = self.segments.room();
+            in_vain = if room > most { 0 } else { in_vain + 1 };
+            most = most.max(room);
         }
     }
 

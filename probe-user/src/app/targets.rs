@@ -54,8 +54,11 @@ use crate::{
     trace::{self, Tracer, segment::Identity},
 };
 
-/// How often all processes are looked at: for a port that is listened on by now, or a start that went unseen.
+/// How often the targets are looked at, and all processes where a port decides, that may be listened on by now.
 const LOOK_INTERVAL_NS: u64 = 2_000_000_000;
+/// How often all processes are looked at where the kernel tells of each start: for a fork of a program that is meant,
+/// which is no start.
+const LIST_EVERY_LOOKS: u32 = 15;
 
 /// What the targets thread is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +178,9 @@ pub(super) struct Targets {
     /// Processes that were refused, by start: they are not asked about again.
     refused: HashSet<(u32, u64)>,
     unmeant: Unmeant,
+    looks: u32,
+    /// How many starts and ends went unseen.
+    unnoticed: u64,
     /// Whether it has been said that the one instance name stands for several processes.
     shares_instance: bool,
     /// How requests get their headers, where they do.
@@ -204,6 +210,8 @@ impl Targets {
             targets: HashMap::new(),
             refused: HashSet::new(),
             unmeant: Unmeant::default(),
+            looks: 0,
+            unnoticed: 0,
             shares_instance: false,
             propagation: None,
         }
@@ -382,8 +390,12 @@ impl Targets {
     }
 
     fn look_around(&mut self) {
+        let unnoticed_before = self.unnoticed;
         for (reason, count) in self.kernel.losses() {
             self.telemetry.kernel_lost(reason, count);
+            if reason == LossReason::ProcessUnnoticed {
+                self.unnoticed = count;
+            }
         }
         self.sampler.look(&mut self.kernel);
         let gone: Vec<u32> = self
@@ -399,10 +411,17 @@ impl Targets {
         if !self.selection.is_open() {
             return;
         }
+        self.looks += 1;
+        let anew = self.selection.depends_on_ports() || self.unnoticed > unnoticed_before;
+        if !anew && !self.looks.is_multiple_of(LIST_EVERY_LOOKS) {
+            return;
+        }
+        if anew {
+            self.unmeant.clear();
+        }
         let Ok(processes) = process::list() else { return };
         let mut listeners = Listeners::default();
         let mut seen = HashSet::new();
-        self.unmeant.begin(self.selection.depends_on_ports());
         for entry in processes {
             let pid = entry.pid;
             seen.insert(pid);

@@ -1,6 +1,7 @@
 //! The object becomes loaded programs.
 
 use std::{
+    io,
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -31,6 +32,8 @@ pub enum LoadError {
     },
     #[error("the kernel's table {what} takes no more entries")]
     Full { what: &'static str },
+    #[error("map the ring buffer")]
+    Ring(#[source] io::Error),
     #[error("the kernel object holds no {what}: it was built as a stub (SKYPROBE_BPF_SKIP=1), build it anew")]
     Absent { what: &'static str },
 }

@@ -1,28 +1,20 @@
-//! Processes that were looked at and are not meant. Most of a host's are: asking `/proc` for all of them every other
-//! second would be what an idle probe costs.
+//! Processes that were looked at and are not meant. Most of a host's are: asking `/proc` for each at every look would be
+//! what an idle probe costs.
 
 use std::collections::HashMap;
 
 use crate::discover::process::Entry;
 
-/// How often all are looked at anew. A process that runs another program is told of by the kernel, and this is for
-/// what was lost on that way.
-const LOOKS: u32 = 15;
-
 /// Those that need no look, by id, each with its node.
 #[derive(Debug, Default)]
 pub(super) struct Unmeant {
     nodes: HashMap<u32, u64>,
-    looks: u32,
 }
 
 impl Unmeant {
-    /// All processes are looked at now, `anew` those, too, that were found not to be meant.
-    pub(super) fn begin(&mut self, anew: bool) {
-        self.looks += 1;
-        if anew || self.looks.is_multiple_of(LOOKS) {
-            self.nodes.clear();
-        }
+    /// All are to be looked at anew.
+    pub(super) fn clear(&mut self) {
+        self.nodes.clear();
     }
 
     /// Whether this very process is known not to be meant.
@@ -50,20 +42,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_looked_at_again_in_time_and_another_with_its_id_at_once() {
+    fn another_process_with_its_id_is_not_known() {
         let entry = Entry { pid: 7, node: 1 };
         let mut unmeant = Unmeant::default();
-        let mut asked = 0;
-        for _ in 0..3 * LOOKS {
-            unmeant.begin(false);
-            if !unmeant.knows(entry) {
-                asked += 1;
-                unmeant.note(entry);
-            }
-            assert!(!unmeant.knows(Entry { node: 2, ..entry }));
-        }
-        assert_eq!(asked, 4, "at the first look, and then at each fifteenth");
-        unmeant.begin(true);
+        assert!(!unmeant.knows(entry));
+        unmeant.note(entry);
+        assert!(unmeant.knows(entry));
+        assert!(!unmeant.knows(Entry { node: 2, ..entry }));
+        unmeant.forget(7);
+        assert!(!unmeant.knows(entry));
+        unmeant.note(entry);
+        unmeant.clear();
         assert!(!unmeant.knows(entry));
     }
 }
