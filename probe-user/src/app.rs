@@ -75,6 +75,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let begin_ns = clock::now_boot_ns();
     let config = Arc::new(config);
     let mut signals = Signals::new()?;
+    let mut file_signals = signal(SignalKind::io()).map_err(AppError::Signals)?;
     let _announced = others::announce();
     let selection = Selection::new(&config.select)?;
 
@@ -113,6 +114,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         notices: notices.clone(),
         until,
     };
+    let notices_of_files = notices.clone();
     let stages = Stages {
         reading,
         notices,
@@ -120,8 +122,12 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         reader: spawn("reader", move || reader.run())?,
     };
     #[expect(clippy::disallowed_methods, reason = "this is app")]
-    let (mut exporter, watch, metrics) = (
+    let (mut exporter, files, watch, metrics) = (
         tokio::spawn(exporter),
+        tokio::spawn(async move {
+            // Without the targets thread nothing is held.
+            while file_signals.recv().await.is_some() && notices_of_files.send(Notice::Written).is_ok() {}
+        }),
         tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
         metrics.map(|listener| tokio::spawn(metrics::serve(listener, Arc::clone(&telemetry)))),
     );
@@ -149,6 +155,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     if !exporter.is_finished() {
         let _ = exporter.await;
     }
+    files.abort();
     watch.abort();
     if let Some(metrics) = metrics {
         metrics.abort();

@@ -24,7 +24,7 @@ use probe_common::{
 };
 
 use self::{
-    attach::{AttachError, Links},
+    attach::{AttachError, Links, Scope},
     enrol::Enrolled,
     load::LoadError,
     propagation::{PropagationError, SocketMethod, Sockets},
@@ -119,8 +119,8 @@ impl Kernel {
     }
 
     /// Attaches the sites of the binary at `path`.
-    pub fn attach(&mut self, path: &Path, sites: &[Site]) -> (Links, Vec<AttachError>) {
-        attach::attach(&mut self.ebpf, path, sites)
+    pub fn attach(&mut self, path: &Path, sites: &[Site], scope: Scope) -> (Links, Vec<AttachError>) {
+        attach::attach(&mut self.ebpf, path, sites, scope)
     }
 
     /// From here on the process is traced.

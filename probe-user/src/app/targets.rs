@@ -1,12 +1,15 @@
 //! The targets thread: which processes are traced, and what is attached for them.
 
 mod binary;
+mod hold;
+mod hooked;
 mod sampling;
 mod unmeant;
 
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
+    mem,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError},
@@ -28,7 +31,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use self::{
-    binary::{Binaries, Binary},
+    binary::{Binaries, Binary, Refused, Unattached},
     sampling::Sampler,
     unmeant::Unmeant,
 };
@@ -67,6 +70,8 @@ pub(super) enum Notice {
     Exec { pid: u32 },
     /// A process's first thread has ended.
     Exit { pid: u32 },
+    /// Somebody wants to write into a file that is held.
+    Written,
     /// Let everything go and end.
     Stop,
 }
@@ -147,6 +152,8 @@ enum Look {
     /// Not selected, or no longer there.
     Left,
     Gone,
+    /// It is to be traced, and cannot be at the moment.
+    Later,
     Refused(Refusal),
 }
 
@@ -181,6 +188,8 @@ pub(super) struct Targets {
     looks: u32,
     /// How many starts and ends went unseen.
     unnoticed: u64,
+    /// Processes to look at again.
+    later: HashSet<u32>,
     /// Whether it has been said that the one instance name stands for several processes.
     shares_instance: bool,
     /// How requests get their headers, where they do.
@@ -212,6 +221,7 @@ impl Targets {
             unmeant: Unmeant::default(),
             looks: 0,
             unnoticed: 0,
+            later: HashSet::new(),
             shares_instance: false,
             propagation: None,
         }
@@ -256,6 +266,7 @@ impl Targets {
             match notice {
                 Ok(Notice::Exec { pid }) => self.on_exec(pid),
                 Ok(Notice::Exit { pid }) => self.on_exit(pid),
+                Ok(Notice::Written) => self.give_back(),
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     self.look_around();
@@ -266,6 +277,7 @@ impl Targets {
                 heap::give_back();
             }
             if self.targets.is_empty()
+                && self.later.is_empty()
                 && !self.selection.is_open()
                 && let Some(ended) = ended.take()
             {
@@ -295,7 +307,7 @@ impl Targets {
         let mut only = None;
         for pid in pids {
             match self.look_at(pid, &mut Listeners::default()) {
-                Look::Traced | Look::Left => {}
+                Look::Traced | Look::Left | Look::Later => {}
                 Look::Gone => only = Some(TargetsError::Gone { pid }),
                 Look::Refused(refusal) => {
                     only = Some(TargetsError::Refused {
@@ -307,6 +319,7 @@ impl Targets {
             }
         }
         drop(attached);
+        self.binaries.end_start();
         if let Some(gone) = self
             .selection
             .processes()
@@ -398,6 +411,7 @@ impl Targets {
             }
         }
         self.sampler.look(&mut self.kernel);
+        self.give_back();
         let gone: Vec<u32> = self
             .targets
             .values()
@@ -408,6 +422,9 @@ impl Targets {
             self.let_go(pid);
         }
         self.binaries.forget_unused(clock::now_boot_ns());
+        for pid in mem::take(&mut self.later) {
+            self.log_look(pid, &mut Listeners::default());
+        }
         if !self.selection.is_open() {
             return;
         }
@@ -429,7 +446,7 @@ impl Targets {
                 continue;
             }
             match self.look_at(pid, &mut listeners) {
-                Look::Traced | Look::Gone => {}
+                Look::Traced | Look::Gone | Look::Later => {}
                 Look::Left => self.unmeant.note(entry),
                 Look::Refused(refusal) => {
                     refusal.log();
@@ -465,7 +482,11 @@ impl Targets {
         match self.trace(&process) {
             Ok(()) => Look::Traced,
             Err(_) if !process.is_current() => Look::Gone,
-            Err(reason) => {
+            Err(Unattached::Later) => {
+                self.later.insert(pid);
+                Look::Later
+            }
+            Err(Unattached::Refused(reason)) => {
                 self.refused.insert(key);
                 match wish {
                     // With --all-go, most processes are no Go programs.
@@ -480,7 +501,7 @@ impl Targets {
         }
     }
 
-    fn trace(&mut self, process: &Process) -> Result<(), Arc<binary::Refused>> {
+    fn trace(&mut self, process: &Process) -> Result<(), Unattached> {
         let binary = self.binaries.attach(&mut self.kernel, process)?;
         let identity = Arc::new(naming::name_target(process, &self.config));
         let load_bias = binary.load_bias(process.pid);
@@ -509,7 +530,7 @@ impl Targets {
             .and_then(|()| self.kernel.insert_target(process.pid, &info));
         if let Err(error) = told {
             self.forget(process.pid);
-            return Err(Arc::new(binary::Refused::new(crate::chain(&error))));
+            return Err(Refused::new(crate::chain(&error)).into());
         }
         if let Some(method) = self.propagation {
             match self.kernel.enrol(process, sockets(method, &binary)) {
@@ -527,6 +548,8 @@ impl Targets {
                         );
                     }
                 }
+                // It has ended meanwhile, and the notice of that is on its way.
+                Err(_) if !process.is_current() => {}
                 Err(error) => {
                     let error = crate::chain(&error);
                     warn!(
@@ -628,6 +651,24 @@ impl Targets {
             self.binaries.keep(binary, now_ns);
         }
         self.binaries.forget_unused(now_ns);
+    }
+
+    /// Takes the hooks out of files that others want to write into. They wait until that is done.
+    fn give_back(&mut self) {
+        for binary in self.binaries.take_asked_back() {
+            let users: Vec<u32> = self
+                .targets
+                .values()
+                .filter(|target| Arc::ptr_eq(&target.binary, &binary))
+                .map(|target| target.process.pid)
+                .collect();
+            for pid in users {
+                // It has ended, or has the file by another name, and can be traced again.
+                self.release(pid);
+                self.later.insert(pid);
+            }
+            self.binaries.detach(binary);
+        }
     }
 
     /// Traces the process no longer; its binary, which detaches if this was the last process that ran it.

@@ -145,6 +145,13 @@ impl Process {
         name.to_string_lossy().into_owned()
     }
 
+    /// How long it runs, `now` after the boot.
+    pub fn age(&self, now: Duration) -> Duration {
+        let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+        let started = Duration::from_millis(self.start_ticks.saturating_mul(1000) / ticks_per_second);
+        now.saturating_sub(started)
+    }
+
     /// Whether this very process, and not a later one with the same id, is still there and runs the same file.
     pub fn is_current(&self) -> bool {
         matches!(Self::read(self.pid), Ok(Some(now)) if now == *self)

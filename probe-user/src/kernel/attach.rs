@@ -1,7 +1,7 @@
 //! Sites become links. One binary is attached once, however many processes run it; which of them are traced the
 //! programs ask a map.
 
-use std::{path::Path, thread};
+use std::{num::NonZeroU32, path::Path, thread};
 
 use aya::{
     Ebpf,
@@ -44,6 +44,15 @@ impl Drop for Links {
     }
 }
 
+/// Who gets the breakpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All processes that run the binary, also those that start later.
+    Everybody,
+    /// This one alone.
+    Process(u32),
+}
+
 /// A site that the kernel refused.
 #[derive(Debug, thiserror::Error)]
 #[error("attach {program} to {symbol} at file offset {file_offset:#x}")]
@@ -57,11 +66,16 @@ pub struct AttachError {
 
 /// Attaches every site of the binary at `path`, loading its program if this is the first one. One that fails does not
 /// stop the others.
-pub(super) fn attach(ebpf: &mut Ebpf, path: &Path, sites: &[Site]) -> (Links, Vec<AttachError>) {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    path: &Path,
+    sites: &[Site],
+    scope: Scope,
+) -> (Links, Vec<AttachError>) {
     let mut links = Vec::new();
     let mut refused = Vec::new();
     for site in sites {
-        match attach_one(ebpf, path, site) {
+        match attach_one(ebpf, path, site, scope) {
             Ok(link) => links.push(link),
             Err(source) => refused.push(AttachError {
                 program: site.program,
@@ -78,6 +92,7 @@ fn attach_one(
     ebpf: &mut Ebpf,
     path: &Path,
     site: &Site,
+    scope: Scope,
 ) -> Result<UProbeLink, Box<dyn std::error::Error + Send + Sync>> {
     load::program(ebpf, site.program)?;
     let program = ebpf
@@ -85,6 +100,10 @@ fn attach_one(
         .ok_or(LoadError::Absent { what: site.program })?;
     let program: &mut UProbe = program.try_into()?;
     let location = UProbeAttachLocation::AbsoluteOffset(site.file_offset);
-    let id = program.attach(location, path, UProbeScope::AllProcesses)?;
+    let scope = match scope {
+        Scope::Everybody => UProbeScope::AllProcesses,
+        Scope::Process(pid) => UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or("there is no process 0")?),
+    };
+    let id = program.attach(location, path, scope)?;
     Ok(program.take_link(id)?)
 }
