@@ -98,6 +98,8 @@ pub struct GoBuild {
     package: String,
     flags: Vec<String>,
     cgo: bool,
+    /// As Go calls it; `None`: the one we run on.
+    architecture: Option<String>,
 }
 
 impl GoBuild {
@@ -107,7 +109,15 @@ impl GoBuild {
             package: package.to_owned(),
             flags: Vec::new(),
             cgo: false,
+            architecture: None,
         }
+    }
+
+    /// For another processor, as Go calls it: `arm64`.
+    #[must_use]
+    pub fn architecture(mut self, architecture: &str) -> Self {
+        self.architecture = Some(architecture.to_owned());
+        self
     }
 
     /// A flag of `go build`, as `-ldflags=-s -w` or `-buildmode=pie`.
@@ -197,7 +207,7 @@ impl GoBuild {
         }
         let source = self.source();
         let mut hasher = DefaultHasher::new();
-        (&go.version, &self.flags, self.cgo).hash(&mut hasher);
+        (&go.version, &self.flags, self.cgo, &self.architecture).hash(&mut hasher);
         hash_sources(&source, &mut hasher)?;
         // The module may be the folder above.
         for file in ["../go.mod", "../go.sum"] {
@@ -231,6 +241,7 @@ impl GoBuild {
             // What a program needs from elsewhere is fetched before, or not at all.
             .env("GOPROXY", "off")
             .env("CGO_ENABLED", if self.cgo { "1" } else { "0" })
+            .envs(self.architecture.iter().map(|name| ("GOARCH", name)))
             .output()
             .with_context(|| format!("run {}", go.command.display()))?;
         ensure!(

@@ -7,24 +7,28 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{process::check, step::step, toolchain};
+use crate::{cross::Builder, processor::Processor};
+
+/// What to build.
+#[derive(clap::Args, Debug, Default)]
+pub struct Options {
+    /// For this processor [default: the one we run on]
+    #[arg(long)]
+    pub processor: Option<Processor>,
+}
+
+/// Builds the release and says where it lies.
+pub fn run(options: &Options) -> Result<()> {
+    match options.processor {
+        Some(processor) => Builder::new(processor)?.release()?,
+        None => release()?,
+    };
+    Ok(())
+}
 
 /// Builds `target/release/skyprobe` and says where it lies.
 pub fn release() -> Result<PathBuf> {
-    toolchain::install()?;
-    step("building skyprobe (release)");
-    check(cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "probe-user",
-        "--bin",
-        "skyprobe",
-    ]))?;
-    let binary = target_directory().join("release/skyprobe");
-    step(format!("built {}", binary.display()));
-    Ok(binary)
+    Builder::new(Processor::own()?)?.release()
 }
 
 /// The root of the workspace.

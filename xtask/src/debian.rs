@@ -1,6 +1,8 @@
 //! Debian's packages: installed where a program is missing, or only unpacked into the cache.
 
-use std::path::PathBuf;
+pub mod lists;
+
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -41,15 +43,20 @@ pub fn unpacked(package: &str) -> Result<PathBuf> {
                 .stderr(Stdio::null())
                 .current_dir(half),
         )?;
-        let deb = half
-            .read_dir()?
-            .filter_map(Result::ok)
-            .map(|entry| entry.path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .context("apt-get left no file")?;
-        check(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(half))?;
-        Ok(std::fs::remove_file(deb)?)
+        extract_only(half, half)
     })
     .with_context(|| format!("get Debian's package {package}"))?;
     Ok(place)
+}
+
+/// Unpacks the one package file in `folder` into `to`, and removes it.
+fn extract_only(folder: &Path, to: &Path) -> Result<()> {
+    let deb = folder
+        .read_dir()?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get left no file")?;
+    check(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(to))?;
+    Ok(std::fs::remove_file(deb)?)
 }

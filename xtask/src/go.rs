@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::{cache, step::step, toolchain};
+use crate::{cache, processor::Processor, step::step, toolchain};
 
 /// The module under which all releases are published, one version for each platform.
 const MODULE: &str = "golang.org/toolchain";
@@ -98,12 +98,8 @@ pub fn numbers(release: &str) -> Option<(u32, u32)> {
     }
 }
 
-fn platform() -> Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("linux-amd64"),
-        "aarch64" => Ok("linux-arm64"),
-        other => bail!("there is no Go toolchain for {other} that skyprobe knows of"),
-    }
+fn platform() -> Result<String> {
+    Ok(format!("linux-{}", Processor::own()?.short()))
 }
 
 fn parse_releases(list: &str) -> Vec<String> {
@@ -113,7 +109,7 @@ fn parse_releases(list: &str) -> Vec<String> {
         .filter_map(|version| {
             let release = version
                 .strip_prefix("v0.0.1-go")?
-                .strip_suffix(platform)?
+                .strip_suffix(&platform)?
                 .strip_suffix('.')?;
             let (minor, patch) = numbers(release).filter(|(minor, _)| *minor >= 19)?;
             Some((minor, patch, release.to_owned()))

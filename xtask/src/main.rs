@@ -19,7 +19,7 @@ enum Command {
     /// Get what the kernel programs are built with, where it is missing
     Toolchain,
     /// Build the release binary, target/release/skyprobe
-    Build,
+    Build(build::Options),
     /// Run every test there is
     Test(test::Options),
     /// Trace three small Go services and show the traces
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     process::stop_on_signals();
     let outcome = match Arguments::parse().command {
         Command::Toolchain => toolchain::install().map(|()| ExitCode::SUCCESS),
-        Command::Build => build::release().map(|_| ExitCode::SUCCESS),
+        Command::Build(options) => build::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => Ok(test::run(&options)),
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Offsets(options) => offsets::run(&options).map(|()| ExitCode::SUCCESS),

@@ -4,6 +4,7 @@
 //! were built with the rest, and skips are counted with their reasons.
 
 mod counts;
+mod other;
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -20,6 +21,7 @@ use crate::{
     build::{self, cargo},
     go,
     process::{Running, check, stopping},
+    processor::Processor,
     step::{step, wait_until},
     toolchain,
 };
@@ -38,6 +40,9 @@ pub struct Options {
     /// The whole matrix of Go versions and builds, and everything else that takes long
     #[arg(long)]
     pub full: bool,
+    /// The unit tests alone, built for another processor and emulated
+    #[arg(long)]
+    pub processor: Option<Processor>,
     /// Only tests whose name, or whose binary's (`tests/truth`), contains this; no format check, no lints
     pub filter: Option<String>,
 }
@@ -67,6 +72,10 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 fn run_all(options: &Options, counts: &mut Counts) -> Result<()> {
+    let own = Processor::own()?;
+    if let Some(processor) = options.processor.filter(|processor| *processor != own) {
+        return other::run(processor, options, counts);
+    }
     toolchain::install()?;
     if options.filter.is_none() {
         toolchain::lints()?;
@@ -91,7 +100,9 @@ fn run_all(options: &Options, counts: &mut Counts) -> Result<()> {
 
     let skyprobe = build::release()?;
     step("building the tests");
-    let mut binaries = build_tests()?;
+    let mut command = cargo();
+    command.args(["test", "--locked", "--workspace"]);
+    let mut binaries = build_tests(&mut command)?;
     // First what is quick and needs nothing.
     binaries.sort_by_key(|binary| {
         (
@@ -153,17 +164,10 @@ struct Profile {
 
 /// Builds the tests of all crates at once: built one by one, their dependencies would get other features each time and
 /// be built as often.
-fn build_tests() -> Result<Vec<TestBinary>> {
-    let mut command = cargo();
-    command.args([
-        "test",
-        "--no-run",
-        "--locked",
-        "--workspace",
-        "--message-format=json-render-diagnostics",
-    ]);
+fn build_tests(command: &mut Command) -> Result<Vec<TestBinary>> {
+    command.args(["--no-run", "--message-format=json-render-diagnostics"]);
     command.stdout(Stdio::piped());
-    let mut running = Running::start("cargo test --no-run", &mut command)?;
+    let mut running = Running::start("cargo test --no-run", command)?;
     let stdout = running.child().stdout.take().context("the pipe to cargo")?;
     let mut binaries = Vec::new();
     for line in BufReader::new(stdout).lines() {

@@ -10,22 +10,28 @@ mod report;
 pub mod said;
 
 use anyhow::{Result, bail, ensure};
+use clap::ValueEnum as _;
 
 use self::{
     kernels::Kernel,
     machine::Boot,
     report::{Report, Row},
 };
-use crate::{build, debian, process::stopping, step::step};
+use crate::{build, cross::Builder, debian, process::stopping, processor::Processor, step::step};
 
 /// The kernels of the matrix, by the beginning of their version. What comes last is the newest there is.
 const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", kernels::NEWEST];
+/// Those of a processor that is not ours. One that is too old is so everywhere.
+const KERNELS_OF_OTHERS: [&str; 3] = ["6.1", "6.12", kernels::NEWEST];
 
 /// What to boot.
 #[derive(clap::Args, Debug, Default)]
 pub struct Options {
     /// Beginnings of versions, as `6.1`, or `newest` [default: 5.10 6.1 6.12 newest]
     pub kernels: Vec<String>,
+    /// Only for these processors, with commas between [default: the one we run on, and for `--write` all]
+    #[arg(long, value_delimiter = ',')]
+    pub processor: Vec<Processor>,
     /// Only these checks, with commas between
     #[arg(long, default_value = "")]
     pub checks: String,
@@ -49,7 +55,11 @@ pub fn run(options: &Options) -> Result<()> {
     println!("{}", report.table());
     if options.write {
         ensure!(
-            options.kernels.is_empty() && options.checks.is_empty() && options.lockdown.is_empty(),
+            options.kernels.is_empty()
+                && options.processor.is_empty()
+                && options.checks.is_empty()
+                && options.lockdown.is_empty()
+                && options.cgroups.is_empty(),
             "--write wants the whole matrix"
         );
         report.write(&build::root().join("docs/compatibility.md"))?;
@@ -62,19 +72,37 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn boot_all(options: &Options) -> Result<Report> {
-    debian::ensure_program(machine::QEMU, "qemu-system-x86", "boot kernels in software")?;
     debian::ensure_program("cpio", "cpio", "pack what a kernel boots into")?;
+    let own = Processor::own()?;
+    let processors = match options.processor.as_slice() {
+        [] if options.write => Processor::value_variants(),
+        [] => &[own],
+        chosen => chosen,
+    };
+    let mut report = Report::default();
+    // Ours first.
+    for is_own in [true, false] {
+        for processor in processors.iter().filter(|one| (**one == own) == is_own) {
+            boot_processor(*processor, options, &mut report)?;
+        }
+    }
+    Ok(report)
+}
+
+fn boot_processor(processor: Processor, options: &Options, report: &mut Report) -> Result<()> {
+    let hardware = machine::Hardware::of(processor);
+    debian::ensure_program(hardware.qemu, hardware.package, "boot kernels in software")?;
+    let is_own = processor == Processor::own()?;
     let versions: Vec<&str> = if options.kernels.is_empty() {
-        KERNELS.to_vec()
+        let all: &[&str] = if is_own { &KERNELS } else { &KERNELS_OF_OTHERS };
+        all.to_vec()
     } else {
         options.kernels.iter().map(String::as_str).collect()
     };
-    let kernels = kernels::get(&versions, options.update)?;
-    let skyprobe = build::release()?;
-    let image = image::make(&skyprobe)?;
-    let mut report = Report::default();
+    let kernels = kernels::get(processor, &versions, options.update)?;
+    let image = image::make(&Builder::new(processor)?)?;
     for kernel in &kernels {
-        for boot in boots(kernel, options) {
+        for boot in boots(kernel, is_own, options) {
             if stopping() {
                 bail!("interrupted");
             }
@@ -85,12 +113,12 @@ fn boot_all(options: &Options) -> Result<Report> {
             report.rows.push(row);
         }
     }
-    Ok(report)
+    Ok(())
 }
 
-/// The ways to boot a kernel: as Debian does and, if it is the newest, all others too.
-fn boots(kernel: &Kernel, options: &Options) -> Vec<Boot> {
-    let whole = kernel.asked_for == kernels::NEWEST;
+/// The ways to boot a kernel: as Debian does and, if it is the newest for our processor, all others too.
+fn boots(kernel: &Kernel, is_own: bool, options: &Options) -> Vec<Boot> {
+    let whole = is_own && kernel.asked_for == kernels::NEWEST;
     let chosen = |asked: &[String], usual: &[&str], all: &[&str]| -> Vec<String> {
         if asked.is_empty() {
             let of = if whole { all } else { usual };

@@ -10,17 +10,26 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::{
-    build::{self, cargo},
+    cross::Builder,
     go,
     process::{check, read},
+    processor::Processor,
     step::step,
 };
 
 /// Builds and packs everything.
-pub(super) fn make(skyprobe: &Path) -> Result<NamedTempFile> {
+pub(super) fn make(builder: &Builder) -> Result<NamedTempFile> {
+    let skyprobe = builder.release()?;
     step("building what runs in the virtual machine");
-    check(cargo().args(["build", "--locked", "--package", "tests", "--bin", "vm-guest"]))?;
-    let guest = build::target_directory().join("debug/vm-guest");
+    let build_guest = |builder: &Builder| {
+        check(
+            builder
+                .cargo("build")
+                .args(["--package", "tests", "--bin", "vm-guest"]),
+        )
+    };
+    build_guest(builder)?;
+    let guest = builder.built("debug", "vm-guest");
     let tree = tempfile::tempdir().context("make a temporary directory")?;
     for folder in ["bin", "programs", "proc", "sys", "dev", "tmp", "etc"] {
         fs::create_dir(tree.path().join(folder))?;
@@ -30,25 +39,33 @@ pub(super) fn make(skyprobe: &Path) -> Result<NamedTempFile> {
         "127.0.0.1 localhost\n::1 localhost\n",
     )?;
     let mut libraries = Vec::new();
-    for (binary, at) in [(guest.as_path(), "init"), (skyprobe, "bin/skyprobe")] {
+    for (binary, at) in [(&guest, "init"), (&skyprobe, "bin/skyprobe")] {
         // Most of a binary is for debuggers, and all of it would lie in the machine's memory.
         check(
-            Command::new("strip")
+            Command::new(builder.tool("strip"))
                 .arg("-o")
                 .arg(tree.path().join(at))
                 .arg(binary),
         )?;
-        libraries.extend(libraries_of(binary)?);
+        match builder.libraries() {
+            None => libraries.extend(libraries_of(binary)?),
+            Some(root) => libraries_within(&root, binary, &builder.tool("readelf"), &mut libraries)?,
+        }
     }
     libraries.sort();
     libraries.dedup();
     for library in &libraries {
-        copy_to_same_place(library, tree.path())?;
+        let root = builder.libraries();
+        copy_to_same_place(library, root.as_deref().unwrap_or(Path::new("/")), tree.path())?;
     }
+    // What builds the programs runs here.
+    let own = Builder::new(Processor::own()?)?;
+    build_guest(&own)?;
     check(
-        Command::new(&guest)
+        Command::new(own.built("debug", "vm-guest"))
             .arg("stage")
             .arg(tree.path().join("programs"))
+            .arg(builder.processor.short())
             .env("SKYPROBE_GO", go::current()?),
     )
     .context("build the programs to be traced")?;
@@ -70,8 +87,24 @@ fn libraries_of(binary: &Path) -> Result<Vec<PathBuf>> {
     Ok(libraries)
 }
 
-fn copy_to_same_place(file: &Path, tree: &Path) -> Result<()> {
-    let to = tree.join(file.strip_prefix("/").unwrap_or(file));
+/// The same for another processor, whose loader does not run here: what the file asks for and what that asks for, below
+/// `root`. The loader is among them, since the C library asks for it.
+fn libraries_within(root: &Path, file: &Path, readelf: &str, found: &mut Vec<PathBuf>) -> Result<()> {
+    let told = read(Command::new(readelf).arg("--dynamic").arg(file))
+        .with_context(|| format!("{readelf} {}", file.display()))?;
+    let names = told.lines().filter(|line| line.contains("(NEEDED)"));
+    for name in names.filter_map(|line| line.split_once('[')?.1.strip_suffix(']')) {
+        let library = root.join("lib").join(name);
+        if !found.contains(&library) {
+            found.push(library.clone());
+            libraries_within(root, &library, readelf, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_to_same_place(file: &Path, root: &Path, tree: &Path) -> Result<()> {
+    let to = tree.join(file.strip_prefix(root).unwrap_or(file));
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
     }

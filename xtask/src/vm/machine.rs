@@ -15,10 +15,39 @@ use super::{
     kernels::Kernel,
     said::{Checked, Machine, Said},
 };
-use crate::process::{Running, stopping};
+use crate::{
+    process::{Running, stopping},
+    processor::Processor,
+};
 
-/// The program that emulates the machine.
-pub(super) const QEMU: &str = "qemu-system-x86_64";
+/// What of a machine hangs on its processor.
+pub(super) struct Hardware {
+    /// The program that emulates it, and Debian's package with that.
+    pub(super) qemu: &'static str,
+    pub(super) package: &'static str,
+    arguments: &'static [&'static str],
+    console: &'static str,
+}
+
+impl Hardware {
+    pub(super) fn of(processor: Processor) -> Self {
+        match processor {
+            Processor::X86_64 => Self {
+                qemu: "qemu-system-x86_64",
+                package: "qemu-system-x86",
+                arguments: &["-cpu", "max"],
+                console: "ttyS0",
+            },
+            Processor::Aarch64 => Self {
+                qemu: "qemu-system-aarch64",
+                package: "qemu-system-arm",
+                // The kernel signs each return address, and the real algorithm takes long to emulate: qemu has a cheap one.
+                arguments: &["-machine", "virt", "-cpu", "max,pauth-impdef=on"],
+                console: "ttyAMA0",
+            },
+        }
+    }
+}
 
 /// A kernel says nothing for so long only when it hangs; the longest check is well below.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
@@ -60,9 +89,10 @@ pub(super) struct Told {
 /// Boots and listens until the guest is done, the machine stops, or the time is over.
 #[expect(clippy::disallowed_methods, reason = "a time limit")]
 pub(super) fn boot(kernel: &Kernel, initramfs: &Path, boot: &Boot) -> Result<Told> {
+    let hardware = Hardware::of(kernel.processor);
     let mut arguments = format!(
-        "console=ttyS0 quiet panic=-1 oops=panic skyprobe.cgroups={}",
-        boot.cgroups
+        "console={} quiet panic=-1 oops=panic skyprobe.cgroups={}",
+        hardware.console, boot.cgroups
     );
     // Debian locks a kernel down only where the firmware says so, and qemu's does not.
     if boot.lockdown != "none" {
@@ -71,18 +101,10 @@ pub(super) fn boot(kernel: &Kernel, initramfs: &Path, boot: &Boot) -> Result<Tol
     if !boot.checks.is_empty() {
         arguments.push_str(&format!(" skyprobe.checks={}", boot.checks));
     }
-    let mut command = Command::new(QEMU);
+    let mut command = Command::new(hardware.qemu);
     command
-        .args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "1024",
-        ])
+        .args(hardware.arguments)
+        .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "1024"])
         .args(["-nodefaults", "-no-reboot", "-nographic", "-serial", "stdio"])
         .arg("-kernel")
         .arg(&kernel.image)
@@ -91,7 +113,7 @@ pub(super) fn boot(kernel: &Kernel, initramfs: &Path, boot: &Boot) -> Result<Tol
         .args(["-append", &arguments])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let mut running = Running::start(QEMU, &mut command)?;
+    let mut running = Running::start(hardware.qemu, &mut command)?;
     let console = running.child().stdout.take().context("the pipe of qemu")?;
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {

@@ -1,7 +1,7 @@
 //! The first process of the virtual machines of `cargo xtask vm`: makes the place habitable, does the checks, tells on
 //! the console how they went, and switches off.
 //!
-//! On the host, `vm-guest stage FOLDER` builds the programs that are traced there.
+//! On the host, `vm-guest stage FOLDER GOARCH` builds the programs that are traced there.
 #![expect(clippy::print_stdout, reason = "the console is what it has to say it on")]
 
 mod checks;
@@ -28,9 +28,9 @@ fn main() -> ExitCode {
         .collect::<Vec<_>>()
         .as_slice()
     {
-        ["stage", folder] => stage(Path::new(folder)),
+        ["stage", folder, architecture] => stage(Path::new(folder), architecture),
         _ if std::process::id() == 1 => guest(),
-        _ => Err(anyhow::anyhow!("usage: vm-guest stage FOLDER")),
+        _ => Err(anyhow::anyhow!("usage: vm-guest stage FOLDER GOARCH")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,8 +41,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds the programs that are traced into the folder.
-fn stage(folder: &Path) -> Result<()> {
+/// Builds the programs that are traced into the folder, for this processor.
+fn stage(folder: &Path, architecture: &str) -> Result<()> {
     let go = Go::system()?;
     for build in [
         GoBuild::new("net_http"),
@@ -52,6 +52,7 @@ fn stage(folder: &Path) -> Result<()> {
         rpc::build(),
     ] {
         build.fetch(&go)?;
+        let build = build.architecture(architecture);
         let program = build.build(&go)?;
         let to = folder.join(build.name());
         std::fs::copy(&program, &to).with_context(|| format!("copy {}", program.display()))?;
