@@ -198,6 +198,8 @@ pub struct Site {
     pub place: Place,
     /// The kernel emulates the instruction instead of single-stepping it.
     pub emulated: bool,
+    /// The register that a branch looks at, by its number, where no flags tell; the program is told it.
+    pub decides_on: Option<u8>,
 }
 
 /// A hook that has no site in a binary, and why.
@@ -441,6 +443,7 @@ fn place_in(
         file_offset: offset + spot.at,
         place: spot.place,
         emulated: spot.emulated,
+        decides_on: spot.decides_on,
     };
     Ok(spots.into_iter().map(site).collect())
 }
@@ -637,19 +640,16 @@ mod tests {
     #[test]
     fn arm64_binaries_are_understood() {
         let directory = tempfile::tempdir().unwrap();
-        let plan = plan(&build(
-            directory.path(),
-            SERVER_AND_CLIENT,
-            &[],
-            &[("GOARCH", "arm64")],
-        ))
-        .unwrap();
+        let binary = build(directory.path(), SERVER_AND_CLIENT, &[], &[("GOARCH", "arm64")]);
+        let plan = plan(&binary).unwrap();
         let wanted: Vec<_> = EVERYTHING
             .into_iter()
             .filter(|(_, place)| *place != Place::Success)
             .collect();
         assert_eq!(places(&plan), wanted);
         assert!(plan.sites.iter().all(|site| site.emulated));
+        assert_eq!(plan.refusals, []);
+        assert_eq!(plan.goidgen, Some(goidgen_by_name(&binary)));
     }
 
     #[test]

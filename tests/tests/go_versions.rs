@@ -51,6 +51,20 @@ fn builds() -> [(&'static str, bool, GoBuild); 4] {
     ]
 }
 
+/// Programs that do not run here, but are looked at: each Go compiles its standard library anew for them, so usually
+/// the newest alone does.
+fn of_other_processor(minor: u32) -> Vec<(&'static str, bool, GoBuild)> {
+    let build = || GoBuild::new("net_http").architecture("arm64");
+    if full() {
+        return vec![
+            ("arm64", false, build()),
+            ("arm64 PIE", false, build().flag("-buildmode=pie")),
+        ];
+    }
+    let newest = *ALL.end() == minor;
+    newest.then(|| ("arm64", false, build())).into_iter().collect()
+}
+
 /// The newest release of a minor version.
 struct Toolchain {
     minor: u32,
@@ -100,8 +114,8 @@ fn every_go_version_is_understood() {
         "{:<10} {:<10} {:>5} {:>8} {:>7}  goidgen",
         "Go", "build", "sites", "emulated", "offsets"
     );
-    for Toolchain { release, go, .. } in toolchains() {
-        for (name, stripped, build) in builds() {
+    for Toolchain { minor, release, go } in toolchains() {
+        for (name, stripped, build) in builds().into_iter().chain(of_other_processor(*minor)) {
             match examine(go, &build, stripped) {
                 Ok(row) => println!("{release:<10} {name:<10} {row}"),
                 Err(error) => failures.push(format!("Go {release}, {name}: {error:#}")),

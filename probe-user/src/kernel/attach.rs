@@ -7,7 +7,7 @@ use aya::{
     Ebpf,
     programs::{
         UProbe,
-        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
 
@@ -99,11 +99,14 @@ fn attach_one(
         .program_mut(site.program)
         .ok_or(LoadError::Absent { what: site.program })?;
     let program: &mut UProbe = program.try_into()?;
-    let location = UProbeAttachLocation::AbsoluteOffset(site.file_offset);
+    let point = UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
+        cookie: site.decides_on.map(u64::from),
+    };
     let scope = match scope {
         Scope::Everybody => UProbeScope::AllProcesses,
         Scope::Process(pid) => UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or("there is no process 0")?),
     };
-    let id = program.attach(location, path, scope)?;
+    let id = program.attach(point, path, scope)?;
     Ok(program.take_link(id)?)
 }

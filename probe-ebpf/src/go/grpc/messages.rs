@@ -107,7 +107,7 @@ pub(crate) fn go_grpc_client_sent(ctx: ProbeContext) -> u32 {
 /// At the branch of `func (cs *clientStream) RecvMsg(m any) error` on the error that `withRetry` has returned.
 #[uprobe]
 pub(crate) fn go_grpc_client_received(ctx: ProbeContext) -> u32 {
-    if !go::registers(&ctx).found_zero() {
+    if !go::registers(&ctx).found_zero(&ctx) {
         return 0;
     }
     let Some(Hit {

@@ -1,5 +1,11 @@
 //! 64-bit ARM: words in `R0` to `R15`, the goroutine in `R28`, what a closure has captured behind `R26`.
 
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_attach_cookie, bpf_probe_read_kernel},
+    programs::ProbeContext,
+};
+
 use super::Registers;
 
 impl Registers {
@@ -38,10 +44,26 @@ impl Registers {
         unsafe { core::ptr::read_volatile(&raw const (*self.0).sp) }
     }
 
-    /// Whether what the branch at hand was about to decide on is zero. No site here has such a branch.
+    /// Whether what the branch at hand was about to decide on is zero: a register that the branch names itself, and so
+    /// does what the loader has attached this to it with.
     #[inline(always)]
-    pub(crate) fn found_zero(self) -> bool {
-        false
+    pub(crate) fn found_zero(self, ctx: &ProbeContext) -> bool {
+        // SAFETY: asks the kernel for what this was attached with.
+        let number = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } & 31;
+        let mut value = 1_u64;
+        // A helper has to read it: no verifier lets a program read its context at a place that is reckoned.
+        // SAFETY: of 31 registers and three words more, the one with this number is within; a failure leaves no zero.
+        let failed = unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut value).cast(),
+                size_of::<u64>() as u32,
+                (&raw const (*self.0).regs)
+                    .cast::<u64>()
+                    .add(number as usize)
+                    .cast(),
+            )
+        };
+        failed == 0 && value == 0
     }
 
     /// `R0` to `R30`.

@@ -3,6 +3,8 @@
 
 use core::ptr::read_volatile;
 
+use aya_ebpf::programs::ProbeContext;
+
 use super::Registers;
 
 impl Registers {
@@ -55,7 +57,7 @@ impl Registers {
 
     /// Whether what the branch at hand was about to decide on is zero.
     #[inline(always)]
-    pub(crate) fn found_zero(self) -> bool {
+    pub(crate) fn found_zero(self, _ctx: &ProbeContext) -> bool {
         const ZERO: u64 = 0x40;
         // SAFETY: as above.
         unsafe { read_volatile(&raw const (*self.0).eflags) & ZERO != 0 }

@@ -1,35 +1,28 @@
 //! Where a Go function decides on the error that a call within it has returned, however far from the call.
 //!
-//! Unlike in [`success`](super::success), the error may have been put down and fetched again by then, and other branches
-//! may come first. So the places that hold it are followed from the call on, along all ways. The function's receiver is
-//! not followed: it has a place in the stack that the caller made for it, and keeps it.
-
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "not our enums: all instructions and operands there are"
-)]
+//! The error may have been put down and fetched again by then, and other branches may come first. So the places that
+//! hold it are followed from the call on, along all ways. The function's receiver is not followed: it has a place in the
+//! stack that the caller made for it, and keeps it.
 
 use std::collections::{BTreeSet, VecDeque};
 
-use iced_x86::{
-    FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
-};
+use super::steps::{Flow, Place, Shift, Step, Steps};
 
-use super::code::Code;
+/// The register of the first word of arguments and of results, on every processor.
+const FIRST: Place = Place::Register(0);
 
-/// The branches: each success passes exactly one of them, with the zero flag set, and whoever passes one without it has
-/// failed.
-pub(super) fn branches(body: &[u8], callee: u64) -> Option<Vec<u64>> {
-    let code = Code::decode(body)?;
+/// The branches, by their indices: each success passes exactly one of them, with nothing but zero in the place that it
+/// decides on, and whoever passes one with something else has failed.
+pub(super) fn branches(code: &Steps, callee: u64) -> Option<Vec<usize>> {
     let after = code.only_call(callee)? + 1;
-    let held = follow(&code, after)?;
-    let mut branches: Vec<Branch> = (0..code.instructions.len())
-        .filter_map(|index| branch(&code, index, &held))
+    let held = follow(code, after)?;
+    let mut branches: Vec<Branch> = (0..code.len())
+        .filter_map(|index| branch(code, index, &held))
         .collect();
     // What success passes twice counts the second time.
     let all = branches.clone();
     let mut leads = |from: &Branch| {
-        let mut ways = Ways::new(&code);
+        let mut ways = Ways::new(code);
         ways.walk(from.success, None)?;
         Some(all.iter().any(|other| ways.seen(other.index)))
     };
@@ -37,17 +30,11 @@ pub(super) fn branches(body: &[u8], callee: u64) -> Option<Vec<u64>> {
     let mut again = again.into_iter();
     branches.retain(|_| !again.next().unwrap_or_default());
     // And none goes by without passing.
-    let mut ways = Ways::new(&code);
+    let mut ways = Ways::new(code);
     ways.walk(after, Some(&branches))?;
-    let is_return = |index: &usize| {
-        let instruction = code.instructions.get(*index);
-        instruction.is_some_and(|instruction| instruction.flow_control() == FlowControl::Return)
-    };
-    let goes_by = (0..code.instructions.len())
-        .filter(is_return)
-        .any(|index| ways.seen(index));
-    let at = |branch: &Branch| Some(code.instructions.get(branch.index)?.ip());
-    (!goes_by && !branches.is_empty()).then(|| branches.iter().filter_map(at).collect())
+    let is_return = |index: &usize| code.get(*index).is_some_and(|step| step.flow == Flow::Return);
+    let goes_by = (0..code.len()).filter(is_return).any(|index| ways.seen(index));
+    (!goes_by && !branches.is_empty()).then(|| branches.iter().map(|branch| branch.index).collect())
 }
 
 /// A branch on whether there is an error.
@@ -58,31 +45,22 @@ struct Branch {
     success: usize,
 }
 
-/// The places that hold the error's first word when an instruction begins: registers, and distances from the stack
-/// pointer.
-#[derive(Clone, Default, PartialEq, Eq)]
-struct Held {
-    registers: BTreeSet<usize>,
-    stack: BTreeSet<u64>,
-}
+/// The places that hold the error's first word when an instruction begins.
+type Held = BTreeSet<Place>;
 
 /// Follows the error from where the call has returned it.
-fn follow(code: &Code, after: usize) -> Option<Vec<Option<Held>>> {
-    let mut held: Vec<Option<Held>> = vec![None; code.instructions.len()];
-    *held.get_mut(after)? = Some(Held {
-        registers: BTreeSet::from([Register::RAX.number()]),
-        stack: BTreeSet::new(),
-    });
-    let mut factory = InstructionInfoFactory::new();
+fn follow(code: &Steps, after: usize) -> Option<Vec<Option<Held>>> {
+    let mut held: Vec<Option<Held>> = vec![None; code.len()];
+    *held.get_mut(after)? = Some(Held::from([FIRST]));
     let mut open = VecDeque::from([after]);
     while let Some(index) = open.pop_front() {
         let mut state = held.get(index)?.clone()?;
-        state.run(code.instructions.get(index)?, &mut factory);
+        run(&mut state, code.get(index)?);
         for next in code.next(index)? {
             let known = held.get_mut(next)?;
             let joined = match known.as_ref() {
                 None => state.clone(),
-                Some(known) => known.common(&state),
+                Some(known) => known & &state,
             };
             if known.as_ref() != Some(&joined) {
                 *known = Some(joined);
@@ -93,149 +71,46 @@ fn follow(code: &Code, after: usize) -> Option<Vec<Option<Held>>> {
     Some(held)
 }
 
-impl Held {
-    fn common(&self, other: &Self) -> Self {
-        Self {
-            registers: &self.registers & &other.registers,
-            stack: &self.stack & &other.stack,
-        }
+/// What an instruction leaves of it, and adds to it by copying.
+fn run(held: &mut Held, step: &Step) {
+    let is_register = |place: &Place| matches!(place, Place::Register(_));
+    if matches!(step.flow, Flow::Call(_)) {
+        // No register outlives a call in Go.
+        held.retain(|place| !is_register(place));
+        return;
     }
-
-    /// What an instruction leaves of it, and adds to it by copying.
-    fn run(&mut self, instruction: &Instruction, factory: &mut InstructionInfoFactory) {
-        let is_call = matches!(
-            instruction.flow_control(),
-            FlowControl::Call | FlowControl::IndirectCall
-        );
-        if is_call {
-            // No register outlives a call in Go.
-            self.registers.clear();
-            return;
-        }
-        let copies = is_copy(instruction) && self.operand_holds(instruction, 1);
-        let info = factory.info(instruction);
-        for used in info.used_registers() {
-            if writes(used.access()) {
-                self.registers.remove(&used.register().full_register().number());
-            }
-        }
-        for used in info.used_memory() {
-            if let Some((at, bytes)) = written_stack(used) {
-                self.stack.retain(|slot| !overlap((at, bytes), *slot));
-            }
-        }
-        if copies {
-            match instruction.op0_kind() {
-                OpKind::Register => {
-                    self.registers.insert(instruction.op0_register().number());
-                }
-                OpKind::Memory => {
-                    self.stack.insert(instruction.memory_displacement64());
-                }
-                _ => {}
-            }
-        }
+    let copies: Vec<Place> = step
+        .copies
+        .iter()
+        .filter(|(from, _)| held.contains(from))
+        .map(|(_, to)| *to)
+        .collect();
+    held.retain(|place| !step.overwrites(*place));
+    held.extend(copies);
+    if step.stack != Shift::Stays {
+        held.retain(is_register);
     }
-
-    fn operand_holds(&self, instruction: &Instruction, operand: u32) -> bool {
-        match instruction.op_kind(operand) {
-            OpKind::Register => {
-                let register = instruction.op_register(operand);
-                register.is_gpr64() && self.registers.contains(&register.number())
-            }
-            OpKind::Memory => {
-                is_slot(instruction) && self.stack.contains(&instruction.memory_displacement64())
-            }
-            _ => false,
-        }
-    }
-}
-
-/// A copy of eight bytes between registers, or a register and a place in the stack.
-fn is_copy(instruction: &Instruction) -> bool {
-    let sound = |operand| match instruction.op_kind(operand) {
-        OpKind::Register => instruction.op_register(operand).is_gpr64(),
-        OpKind::Memory => is_slot(instruction),
-        _ => false,
-    };
-    instruction.mnemonic() == Mnemonic::Mov && sound(0) && sound(1)
-}
-
-/// Whether the instruction's memory is at a fixed distance from the stack pointer.
-fn is_slot(instruction: &Instruction) -> bool {
-    instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None
-}
-
-fn writes(access: OpAccess) -> bool {
-    !matches!(
-        access,
-        OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
-    )
-}
-
-/// The bytes of the stack that are written: where, and how many.
-fn written_stack(used: &UsedMemory) -> Option<(u64, u64)> {
-    let bytes = used.memory_size().size() as u64;
-    (writes(used.access()) && used.base() == Register::RSP).then(|| (used.displacement(), bytes.max(1)))
-}
-
-/// Whether eight bytes at `slot` are among those written.
-fn overlap((at, bytes): (u64, u64), slot: u64) -> bool {
-    at < slot + 8 && slot < at.saturating_add(bytes)
 }
 
 /// The branch at `index`, if it is one on the error.
-fn branch(code: &Code, index: usize, held: &[Option<Held>]) -> Option<Branch> {
-    let jump = code.instructions.get(index)?;
-    if !matches!(jump.mnemonic(), Mnemonic::Je | Mnemonic::Jne) {
-        return None;
-    }
-    // Right behind its test: then nobody comes to it by another way.
-    let test = index.checked_sub(1)?;
-    let instruction = code.instructions.get(test)?;
-    let held = held.get(test)?.as_ref()?;
-    let tests = match instruction.mnemonic() {
-        Mnemonic::Test => {
-            instruction.op0_register() == instruction.op1_register() && held.operand_holds(instruction, 0)
-        }
-        Mnemonic::Cmp => {
-            instruction.memory_size().size() == 8
-                && matches!(instruction.op1_kind(), OpKind::Immediate8to64)
-                && instruction.immediate8to64() == 0
-                && held.operand_holds(instruction, 0)
-        }
-        _ => false,
-    };
-    let jumped_to = code.instructions.iter().any(|other| {
-        let jumps = matches!(
-            other.flow_control(),
-            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
-        );
-        jumps && other.near_branch_target() == jump.ip()
-    });
-    if !tests || jumped_to {
-        return None;
-    }
-    let success = if jump.mnemonic() == Mnemonic::Je {
-        jump.near_branch_target()
-    } else {
-        jump.next_ip()
-    };
-    let success = code.index(success)?;
+fn branch(code: &Steps, index: usize, held: &[Option<Held>]) -> Option<Branch> {
+    let decides = code.get(index)?.decides?;
+    held.get(index)?.as_ref()?.contains(&decides.on).then_some(())?;
+    let success = code.zero_leads_to(index)?;
     Some(Branch { index, success })
 }
 
 /// Where one can get.
 struct Ways<'a> {
-    code: &'a Code,
+    code: &'a Steps,
     seen: Vec<bool>,
 }
 
 impl<'a> Ways<'a> {
-    fn new(code: &'a Code) -> Self {
+    fn new(code: &'a Steps) -> Self {
         Self {
             code,
-            seen: vec![false; code.instructions.len()],
+            seen: vec![false; code.len()],
         }
     }
 
@@ -261,58 +136,50 @@ impl<'a> Ways<'a> {
 
 /// Where the function keeps its first argument, as bytes above the stack pointer: in the caller's frame, where it is
 /// put down before anything else happens, and where nothing else is put afterwards.
-pub(super) fn receiver_at(body: &[u8]) -> Option<u64> {
-    let code = Code::decode(body)?;
-    let mut factory = InstructionInfoFactory::new();
+pub(super) fn receiver_at(code: &Steps) -> Option<u64> {
     let mut frame_bytes = 0_u64;
     let mut kept = None;
-    let mut instructions = code.instructions.iter();
-    for instruction in instructions.by_ref() {
-        match instruction.mnemonic() {
-            Mnemonic::Sub if instruction.op0_register() == Register::RSP => {
-                frame_bytes = frame_bytes.wrapping_add(instruction.immediate(1));
-            }
-            // 128 bytes are reserved by adding -128, which is shorter.
-            Mnemonic::Add if instruction.op0_register() == Register::RSP => {
-                frame_bytes = frame_bytes.wrapping_sub(instruction.immediate(1));
-            }
-            Mnemonic::Push => frame_bytes += 8,
-            // The check of the stack.
-            Mnemonic::Jbe | Mnemonic::Jb => {}
-            Mnemonic::Mov if is_copy(instruction) && instruction.op1_register() == Register::RAX => {
-                if instruction.op0_kind() == OpKind::Memory {
-                    kept = Some(instruction.memory_displacement64());
-                    break;
-                }
-            }
-            _ => {
-                let goes_on = instruction.flow_control() == FlowControl::Next;
-                let gone =
-                    factory.info(instruction).used_registers().iter().any(|used| {
-                        writes(used.access()) && used.register().full_register() == Register::RAX
-                    });
-                if !goes_on || gone {
-                    return None;
-                }
-            }
+    let mut steps = code.0.iter();
+    for step in steps.by_ref() {
+        let put_down = step.copies.iter().find_map(|(from, to)| match to {
+            Place::Slot(at) if *from == FIRST => Some(*at),
+            Place::Slot(_) | Place::Register(_) => None,
+        });
+        if put_down.is_some() {
+            kept = put_down;
+            break;
+        }
+        match step.stack {
+            Shift::Stays => {}
+            Shift::Lower(bytes) => frame_bytes = frame_bytes.wrapping_add(bytes),
+            Shift::Elsewhere => return None,
+        }
+        let goes_on = step.flow == Flow::Next || step.may_check_stack;
+        if !goes_on || step.overwrites(FIRST) {
+            return None;
         }
     }
-    // Behind the frame and the return address.
-    let at = kept.filter(|at| *at >= frame_bytes + 8)?;
-    let disturbs = |instruction: &Instruction| {
-        let memory = factory.info(instruction).used_memory();
-        let overwrites = |used| written_stack(used).is_some_and(|written| overlap(written, at));
-        let takes_address = instruction.mnemonic() == Mnemonic::Lea
-            && is_slot(instruction)
-            && instruction.memory_displacement64() >= frame_bytes;
-        takes_address || memory.iter().any(overwrites)
+    // Behind the frame, and a word for the return address or, where that is in a register, for what its function calls.
+    let at = kept.filter(|at| *at >= frame_bytes.saturating_add(8))?;
+    let disturbs = |step: &Step| {
+        step.overwrites(Place::Slot(at)) || step.takes_address.is_some_and(|address| address >= frame_bytes)
     };
-    (!instructions.any(disturbs)).then_some(at)
+    (!steps.any(disturbs)).then_some(at)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::{Machine as _, aarch64::Aarch64, x86_64::X86_64};
+
+    fn branches(body: &[u8], callee: u64) -> Option<Vec<u64>> {
+        let code = X86_64.steps(body)?;
+        let branches = super::branches(&code, callee)?;
+        Some(branches.into_iter().map(|index| code.0[index].at).collect())
+    }
+
+    fn receiver_at(body: &[u8]) -> Option<u64> {
+        super::receiver_at(&X86_64.steps(body)?)
+    }
 
     /// `sub rsp, 0x18; mov [rsp+0x20], rax; call f; mov [rsp+8], rax; call g; mov rcx, [rsp+8]; test rcx, rcx;
     /// jne +2; xor eax, eax; add rsp, 0x18; ret`.
@@ -418,5 +285,72 @@ mod tests {
         // mov [rsp+0x90], rax
         parts[1] = &[0x48, 0x89, 0x84, 0x24, 0x90, 0x00, 0x00, 0x00];
         assert_eq!(receiver_at(&parts.concat()), Some(0x90));
+    }
+
+    /// `str x30, [sp, #-32]!; str x0, [sp, #40]; bl f; str x0, [sp, #8]; bl g; ldr x3, [sp, #8]; cbnz x3, +8;
+    /// mov x0, xzr; ldr x30, [sp], #32; ret`.
+    const OF_ARM: [u32; 10] = [
+        0xf81e_0ffe,
+        0xf900_17e0,
+        0x9400_003e,
+        0xf900_07e0,
+        0x9400_003e,
+        0xf940_07e3,
+        0xb500_0043,
+        0xaa1f_03e0,
+        0xf842_07fe,
+        0xd65f_03c0,
+    ];
+    const CALLEE_OF_ARM: u64 = 0x100;
+
+    fn arm(words: &[u32]) -> (Option<Vec<u64>>, Option<u64>) {
+        let body: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let code = Aarch64.steps(&body).unwrap();
+        let branches = super::branches(&code, CALLEE_OF_ARM);
+        let at = branches.map(|branches| branches.into_iter().map(|index| code.0[index].at).collect());
+        (at, super::receiver_at(&code))
+    }
+
+    /// The function with another instruction in the place of one.
+    fn arm_with(at: usize, word: u32) -> (Option<Vec<u64>>, Option<u64>) {
+        let mut words = OF_ARM;
+        words[at] = word;
+        arm(&words)
+    }
+
+    #[test]
+    fn another_processor_has_the_same_ways() {
+        assert_eq!(arm(&OF_ARM), (Some(vec![24]), Some(40)));
+        // stp x1, x0, [sp, #8]; ldp x4, x3, [sp, #8]: the second of a pair.
+        let mut pairs = OF_ARM;
+        (pairs[3], pairs[5]) = (0xa900_83e1, 0xa940_8fe4);
+        assert_eq!(arm(&pairs).0, Some(vec![24]));
+        // cbz x3: what it goes on with changes, not where it is.
+        assert_eq!(arm_with(6, 0xb400_0043).0, Some(vec![24]));
+        // mov x3, x4; cbnz w3: half of it; cbnz x4.
+        assert_eq!(arm_with(5, 0xaa04_03e3).0, None);
+        assert_eq!(arm_with(6, 0x3500_0043).0, None);
+        assert_eq!(arm_with(6, 0xb500_0044).0, None);
+        // The slot is overwritten: by str x1, [sp, #8]; by str q0, [sp]; by st1 with any address.
+        for store in [0xf900_07e1, 0x3d80_03e0, 0x0c00_73e0] {
+            let mut words = OF_ARM.to_vec();
+            words.insert(5, store);
+            assert_eq!(arm(&words).0, None, "{store:#x}");
+        }
+    }
+
+    #[test]
+    fn another_processor_keeps_its_receiver_in_the_same_place() {
+        // sub x20, sp, #32; stp x29, x30, [x20, #-8]; mov sp, x20
+        let large = [&[0xd100_83f4, 0xa93f_fa9d, 0x9100_029f][..], &OF_ARM[1..]].concat();
+        assert_eq!(arm(&large).1, Some(40));
+        // Put down in the function's own frame; overwritten later; its address is taken.
+        assert_eq!(arm_with(1, 0xf900_0be0).1, None);
+        assert_eq!(arm_with(5, 0xf900_17e1).1, None);
+        assert_eq!(arm_with(5, 0x9100_a3e3).1, None);
+        // mov x0, x1 before: it is gone.
+        let mut words = OF_ARM.to_vec();
+        words.insert(1, 0xaa01_03e0);
+        assert_eq!(arm(&words).1, None);
     }
 }

@@ -34,27 +34,4 @@ impl Code {
         let (index, _) = calls.next()?;
         calls.next().is_none().then_some(index)
     }
-
-    /// The instructions that may run after the one at `index`, as far as they are in the function. `None` where the way
-    /// cannot be told.
-    pub(super) fn next(&self, index: usize) -> Option<Vec<usize>> {
-        let instruction = self.instructions.get(index)?;
-        let (through, branch) = match instruction.flow_control() {
-            FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => (true, false),
-            FlowControl::UnconditionalBranch => (false, true),
-            FlowControl::ConditionalBranch => (true, true),
-            // `ud2` and `int3` end a way.
-            FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt => (false, false),
-            // Through a register it could go anywhere.
-            FlowControl::IndirectBranch | FlowControl::XbeginXabortXend => return None,
-        };
-        let mut next = Vec::new();
-        if through {
-            next.extend(self.index(instruction.next_ip()));
-        }
-        if branch {
-            next.extend(self.index(instruction.near_branch_target()));
-        }
-        Some(next)
-    }
 }
