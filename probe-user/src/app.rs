@@ -28,7 +28,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use self::{
     reader::Reader,
@@ -39,7 +39,7 @@ use crate::{
     config::{Config, LogLevel},
     discover::select::{SelectError, Selection},
     export::{self, skywalking::SettingsError},
-    kernel::{Kernel, load::LoadError},
+    kernel::{Kernel, load::LoadError, rights},
     metrics,
     telemetry::{self, Telemetry, counted},
     trace::Tracer,
@@ -89,6 +89,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     };
     let (segments, receiver) = export::queue(config.oap.queue_segments, Arc::clone(&telemetry));
     let (registry, exporter) = exporter::start(&config, receiver, &telemetry)?;
+    // From here on: the address and the file that are written to may have wanted others.
+    give_up(rights::keep_tracing);
     let talkative = matches!(config.log, LogLevel::Debug | LogLevel::Trace);
     let (kernel, ring) = Kernel::load(talkative)?;
     let tracer = Arc::new(Mutex::new(Tracer::new(exporter::tracer_settings(&config))));
@@ -119,8 +121,13 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         reading,
         notices,
         targets: spawn("targets", move || targets.run(&notices_in, ready, ended))?,
-        reader: spawn("reader", move || reader.run())?,
+        reader: spawn("reader", move || {
+            give_up(rights::keep_none);
+            reader.run();
+        })?,
     };
+    // This thread talks to the network. Who attaches has a thread of its own.
+    give_up(rights::keep_none);
     #[expect(clippy::disallowed_methods, reason = "this is app")]
     let (mut exporter, files, watch, metrics) = (
         tokio::spawn(exporter),
@@ -214,6 +221,13 @@ impl Stages {
             telemetry.kernel_lost(reason, count);
         }
         Ok(attached)
+    }
+}
+
+/// It goes on with the rights that it has where that is not allowed.
+fn give_up(rights: fn() -> rustix::io::Result<()>) {
+    if let Err(error) = rights() {
+        warn!(%error, "Rights that are not needed any more cannot be given up");
     }
 }
 

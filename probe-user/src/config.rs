@@ -110,13 +110,21 @@ pub enum Color {
     Never,
 }
 
+/// Where the token is that each call carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    Token(Secret),
+    /// A file that holds nothing else.
+    File(PathBuf),
+}
+
 /// How a SkyWalking OAP is reached and fed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oap {
     /// Tried in turn; never empty.
     pub addresses: Vec<Address>,
     /// The token each call carries.
-    pub authentication: Option<Secret>,
+    pub authentication: Option<Authentication>,
     pub tls: Option<Tls>,
     /// Segments that may wait; more are dropped and counted.
     pub queue_segments: usize,

@@ -6,6 +6,7 @@ pub mod feature;
 pub mod load;
 mod logs;
 pub mod propagation;
+pub mod rights;
 pub mod ring;
 mod sampling;
 

@@ -2,7 +2,9 @@
 //! error.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -11,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
 
 use crate::segment::{Segment, Span};
 
@@ -45,6 +48,17 @@ pub fn binary() -> Result<PathBuf> {
         .max()
         .map(|(_, path)| path)
         .context("skyprobe is not built: run `cargo xtask build`, or name it in SKYPROBE_BIN")
+}
+
+/// A copy of it that everybody may execute, as long as the folder lives.
+pub fn for_everybody() -> Result<(TempDir, PathBuf)> {
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    let folder = tempfile::tempdir_in("/tmp")?;
+    let path = folder.path().join("skyprobe");
+    fs::copy(binary()?, &path)?;
+    open(folder.path())?;
+    open(&path)?;
+    Ok((folder, path))
 }
 
 #[derive(Default)]

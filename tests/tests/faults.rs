@@ -340,21 +340,11 @@ fn one_bad_target_does_not_stop_the_others() {
     probe.segment_of("Entry", "/sync/1").unwrap();
 }
 
-/// A copy of the probe that everybody may execute.
-fn public_probe() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir_in("/tmp").unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let path = folder.path().join("skyprobe");
-    fs::copy(probe::binary().unwrap(), &path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    (folder, path)
-}
-
 #[test]
 fn without_root() {
     needs_probe!();
     let scene = Scene::start().unwrap();
-    let (_folder, program) = public_probe();
+    let (_folder, program) = probe::for_everybody().unwrap();
     let pid = scene.front.target.pid().to_string();
     let said = Said::of(
         Command::new(program)

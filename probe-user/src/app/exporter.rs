@@ -14,7 +14,7 @@ use tracing::error;
 use super::AppError;
 use crate::{
     clock,
-    config::{Color, Config, Export, Oap},
+    config::{Authentication, Color, Config, Export, Oap},
     export::{
         self, SegmentReceiver,
         json::{Json, JsonSettings},
@@ -46,7 +46,7 @@ pub(super) fn start(
     let telemetry = Arc::clone(telemetry);
     match config.export {
         Export::SkyWalking => {
-            let (registry, exporting) = skywalking::start(settings(&config.oap), segments, telemetry)?;
+            let (registry, exporting) = skywalking::start(settings(&config.oap)?, segments, telemetry)?;
             Ok((Some(registry), Box::pin(exporting)))
         }
         Export::Text => {
@@ -103,14 +103,15 @@ fn columns(is_terminal: bool) -> usize {
         .clamp(60, 200)
 }
 
-fn settings(oap: &Oap) -> skywalking::Settings {
+fn settings(oap: &Oap) -> Result<skywalking::Settings, skywalking::SettingsError> {
     let tls = oap.tls.clone();
     let client = tls.as_ref().and_then(|tls| tls.client.clone());
-    skywalking::Settings {
-        authentication: oap
-            .authentication
-            .as_ref()
-            .map(|token| skywalking::Token::new(token.reveal())),
+    Ok(skywalking::Settings {
+        authentication: match &oap.authentication {
+            Some(Authentication::Token(token)) => Some(skywalking::Token::new(token.reveal())),
+            Some(Authentication::File(path)) => Some(skywalking::Token::read(path)?),
+            None => None,
+        },
         tls: skywalking::Tls {
             enabled: tls.is_some(),
             ca: tls.and_then(|tls| tls.ca),
@@ -122,7 +123,7 @@ fn settings(oap: &Oap) -> skywalking::Settings {
         deadline: Duration::from_secs(oap.timeout_s),
         heartbeat: Duration::from_secs(oap.heartbeat_s),
         ..skywalking::Settings::new(oap.addresses.iter().map(ToString::to_string).collect())
-    }
+    })
 }
 
 /// Where segments are written. Each call says what has left our hands.

@@ -18,6 +18,8 @@ pub enum ConfigError {
     NothingSelected,
     #[error("{given} needs {missing} too")]
     Incomplete { given: String, missing: String },
+    #[error("{one} and {other} say the same thing twice: leave one of them out")]
+    Twice { one: String, other: String },
     #[error("{given} has no effect with `--export {export}`: {advice}")]
     Contradiction {
         given: String,

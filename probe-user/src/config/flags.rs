@@ -101,9 +101,9 @@ struct Run {
     /// SkyWalking OAP addresses [default: 127.0.0.1:11800]
     #[arg(long, value_name = "HOST:PORT[,...]", help_heading = "SkyWalking OAP")]
     oap: Option<String>,
-    /// The token each call to the OAP carries
-    #[arg(long, value_name = "TOKEN", help_heading = "SkyWalking OAP")]
-    authentication: Option<String>,
+    /// The file with the token each call to the OAP carries [default: the token in SW_AGENT_AUTHENTICATION]
+    #[arg(long, value_name = "FILE", help_heading = "SkyWalking OAP")]
+    authentication_file: Option<String>,
     /// Talk TLS to the OAP
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         help_heading = "SkyWalking OAP")]
@@ -238,7 +238,7 @@ impl Run {
             namespace,
             cluster,
             oap,
-            authentication,
+            authentication_file,
             tls,
             tls_ca,
             tls_cert,
@@ -282,7 +282,7 @@ impl Run {
             (Key::Namespace, namespace),
             (Key::Cluster, cluster),
             (Key::Oap, oap),
-            (Key::Authentication, authentication),
+            (Key::AuthenticationFile, authentication_file),
             (Key::Tls, tls),
             (Key::TlsCaFile, tls_ca),
             (Key::TlsCertFile, tls_cert),

@@ -23,6 +23,7 @@ pub(super) enum Key {
     Cluster,
     Oap,
     Authentication,
+    AuthenticationFile,
     Tls,
     TlsCaFile,
     TlsCertFile,
@@ -51,7 +52,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 38] = [
+    pub(super) const ALL: [Self; 39] = [
         Self::Pid,
         Self::Exe,
         Self::Port,
@@ -65,6 +66,7 @@ impl Key {
         Self::Cluster,
         Self::Oap,
         Self::Authentication,
+        Self::AuthenticationFile,
         Self::Tls,
         Self::TlsCaFile,
         Self::TlsCertFile,
@@ -108,6 +110,7 @@ impl Key {
             Self::Cluster => "cluster",
             Self::Oap => "oap",
             Self::Authentication => "authentication",
+            Self::AuthenticationFile => "authentication_file",
             Self::Tls => "tls",
             Self::TlsCaFile => "tls_ca",
             Self::TlsCertFile => "tls_cert",
@@ -175,6 +178,7 @@ impl Key {
             | Self::Export
             | Self::Output
             | Self::Color
+            | Self::AuthenticationFile
             | Self::BatchSegments
             | Self::BatchDelayMs
             | Self::Propagate

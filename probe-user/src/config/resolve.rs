@@ -1,8 +1,8 @@
 //! From all settings to the [`Config`]: defaults, and what must fit together.
 
 use super::{
-    Address, ClientCertificate, Color, Config, ConfigError, Export, LogLevel, Naming, Oap, Propagate, Routes,
-    Select, Tls,
+    Address, Authentication, ClientCertificate, Color, Config, ConfigError, Export, LogLevel, Naming, Oap,
+    Propagate, Routes, Select, Tls,
     key::{Given, Key, Settings},
     sampling, value,
 };
@@ -56,7 +56,7 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
     };
     let oap = Oap {
         addresses,
-        authentication: reader.one(Key::Authentication, value::token)?,
+        authentication: authentication(&reader)?,
         tls: tls(&reader)?,
         queue_segments: reader.or(
             Key::QueueSegments,
@@ -124,6 +124,17 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
     Ok(config)
 }
 
+/// A token, or the file that it stands in.
+fn authentication(reader: &Reader<'_>) -> Result<Option<Authentication>, ConfigError> {
+    let token = reader.one(Key::Authentication, value::token)?;
+    let file = reader.one(Key::AuthenticationFile, value::path)?;
+    match (token, file) {
+        (Some(_), Some(_)) => Err(reader.twice(Key::Authentication, Key::AuthenticationFile)),
+        (Some(token), None) => Ok(Some(Authentication::Token(token))),
+        (None, file) => Ok(file.map(Authentication::File)),
+    }
+}
+
 /// TLS is on when it is asked for, or when a certificate is given and it is not refused.
 fn tls(reader: &Reader<'_>) -> Result<Option<Tls>, ConfigError> {
     let ca = reader.one(Key::TlsCaFile, value::path)?;
@@ -183,13 +194,21 @@ impl Reader<'_> {
     }
 
     fn incomplete(&self, given: Key, missing: Key) -> ConfigError {
-        let given = self
-            .settings
-            .one(given)
-            .map_or_else(String::new, |given| given.origin.to_string());
         ConfigError::Incomplete {
-            given,
+            given: self.origin(given),
             missing: missing.flag(),
         }
+    }
+
+    fn twice(&self, one: Key, other: Key) -> ConfigError {
+        ConfigError::Twice {
+            one: self.origin(one),
+            other: self.origin(other),
+        }
+    }
+
+    fn origin(&self, key: Key) -> String {
+        let given = self.settings.one(key);
+        given.map_or_else(String::new, |given| given.origin.to_string())
     }
 }

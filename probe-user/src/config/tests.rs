@@ -47,6 +47,11 @@ fn complaint(result: Result<impl std::fmt::Debug, ConfigError>) -> String {
     sentence
 }
 
+/// Whether it may stand on the command line, which everybody on the machine can read.
+fn is_public(key: Key) -> bool {
+    key != Key::Authentication
+}
+
 /// What a key's value is in the configuration, and three different ways to write it.
 fn samples(key: Key) -> (fn(&Config) -> String, [&'static str; 3]) {
     match key {
@@ -78,8 +83,15 @@ fn samples(key: Key) -> (fn(&Config) -> String, [&'static str; 3]) {
             ["a:1", "b:2,c:3", "[::1]:4"],
         ),
         Key::Authentication => (
-            |config| format!("{:?}", config.oap.authentication.as_ref().map(Secret::reveal)),
+            |config| match &config.oap.authentication {
+                Some(Authentication::Token(token)) => token.reveal().to_owned(),
+                other => format!("{other:?}"),
+            },
             ["a", "b", "c"],
+        ),
+        Key::AuthenticationFile => (
+            |config| format!("{:?}", config.oap.authentication),
+            ["/a", "/b", "/c"],
         ),
         Key::Tls => (
             |config| config.oap.tls.is_some().to_string(),
@@ -191,9 +203,13 @@ fn flag_over_environment_over_file_over_default_for_every_key() {
             let flags: Vec<_> = company(key, is_given).into_iter().chain(flag).collect();
             value(&run(&flags, environment, file).unwrap())
         };
-        let only_flag = with(Some(&flag), &[], None);
+        // What has no flag begins one step lower.
+        let flag = is_public(key).then_some(flag.as_str());
+        let only_flag = flag.map(|flag| with(Some(flag), &[], None));
         let only_file = with(None, &[], Some(&file));
-        assert_eq!(with(Some(&flag), &[], Some(&file)), only_flag, "{key:?}");
+        if let Some(flag) = flag {
+            assert_eq!(Some(with(Some(flag), &[], Some(&file))), only_flag, "{key:?}");
+        }
         for name in key.environment() {
             let environment = [(*name, environment_text)];
             let only_environment = with(None, &environment, None);
@@ -203,11 +219,10 @@ fn flag_over_environment_over_file_over_default_for_every_key() {
                 only_environment,
                 "{key:?} {name}"
             );
-            assert_eq!(
-                with(Some(&flag), &environment, Some(&file)),
-                only_flag,
-                "{key:?} {name}"
-            );
+            if let Some(flag) = flag {
+                let all = with(Some(flag), &environment, Some(&file));
+                assert_eq!(Some(all), only_flag, "{key:?} {name}");
+            }
             // Set, but empty: as if it were not there.
             assert_eq!(
                 with(None, &[(*name, "")], Some(&file)),
@@ -216,7 +231,8 @@ fn flag_over_environment_over_file_over_default_for_every_key() {
             );
         }
         let default = with(None, &[], None);
-        assert!(only_flag != default || only_file != default, "{key:?} {default}");
+        let is_heard = only_flag.is_some_and(|value| value != default) || only_file != default;
+        assert!(is_heard, "{key:?} {default}");
     }
 }
 
@@ -388,11 +404,16 @@ fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
 
 #[test]
 fn tokens_are_not_shown() {
-    let config = run(&["--all-go", "--authentication", "sesame"], &[], None).unwrap();
-    assert!(!format!("{config:?}").contains("sesame"));
-    let sentence = complaint(run(&["--all-go", "--authentication", "sécret"], &[], None));
+    let with = |token| run(&["--all-go"], &[("SW_AGENT_AUTHENTICATION", token)], None);
+    assert!(!format!("{:?}", with("sesame").unwrap()).contains("sesame"));
+    let sentence = complaint(with("sécret"));
     assert!(
-        !sentence.contains("cret\"") && sentence.contains("--authentication"),
+        !sentence.contains("cret\"") && sentence.contains("SW_AGENT_AUTHENTICATION"),
+        "{sentence}"
+    );
+    let sentence = complaint(run(&["--all-go", "--authentication=sesame"], &[], None));
+    assert!(
+        !sentence.contains("sesame") && sentence.contains("--authentication-file"),
         "{sentence}"
     );
 }
@@ -402,6 +423,12 @@ fn what_does_not_fit_together() {
     assert_eq!(
         complaint(run(&[], &[], None)),
         "nothing is selected: say what to trace with --pid, --exe, --port or --all-go"
+    );
+    let token = [("SW_AGENT_AUTHENTICATION", "sesame")];
+    assert_eq!(
+        complaint(run(&["--all-go", "--authentication-file=/t"], &token, None)),
+        "SW_AGENT_AUTHENTICATION in the environment and --authentication-file say the same thing twice: leave one of \
+         them out"
     );
     assert_eq!(
         complaint(run(&["--all-go", "--tls-cert=/c"], &[], None)),
@@ -511,7 +538,7 @@ fn the_other_commands() {
     let Invocation::Show(help) = call(&["run", "--help"], &[]).unwrap() else {
         panic!("no help")
     };
-    for key in Key::ALL {
+    for key in Key::ALL.into_iter().filter(|key| is_public(*key)) {
         assert!(help.contains(&key.flag()), "{key:?}");
     }
 }
@@ -528,7 +555,8 @@ fn the_document_has_a_row_for_each_key() {
             panic!("{row}")
         };
         let key = Key::from_name(name.trim_matches('`')).unwrap_or_else(|| panic!("{row}"));
-        assert_eq!(flag, format!("`{}`", key.flag()));
+        let wanted = is_public(key).then(|| format!("`{}`", key.flag()));
+        assert_eq!(flag, wanted.as_deref().unwrap_or("none"));
         let variables: Vec<_> = key.environment().iter().map(|name| format!("`{name}`")).collect();
         assert_eq!(environment, variables.join(", "));
         assert!(!default.is_empty() && !value.is_empty(), "{row}");

@@ -19,8 +19,9 @@ pub mod management;
 mod wire;
 
 use std::fmt;
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +87,21 @@ impl Token {
     pub fn new(token: impl Into<String>) -> Self {
         Self(token.into())
     }
+
+    /// What the file holds, without the white space around it.
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+        let text = fs::read_to_string(path).map_err(|source| SettingsError::Read {
+            what: "authentication token",
+            path: path.to_owned(),
+            source,
+        })?;
+        match text.trim() {
+            "" => Err(SettingsError::NoToken {
+                path: path.to_owned(),
+            }),
+            token => Ok(Self::new(token)),
+        }
+    }
 }
 
 impl fmt::Debug for Token {
@@ -131,6 +147,8 @@ pub enum SettingsError {
     Address { address: String, problem: &'static str },
     #[error("the authentication token has characters that no metadata can carry: use visible ASCII only")]
     Token,
+    #[error("the file `{path}` is empty: it must hold the authentication token")]
+    NoToken { path: PathBuf },
     #[error("cannot read the {what} `{path}`")]
     Read {
         what: &'static str,
@@ -204,5 +222,16 @@ mod tests {
             ..Settings::new(Vec::new())
         };
         assert!(!format!("{settings:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_token_is_read_from_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        assert!(matches!(Token::read(&path), Err(SettingsError::Read { .. })));
+        fs::write(&path, " \n").unwrap();
+        assert!(matches!(Token::read(&path), Err(SettingsError::NoToken { .. })));
+        fs::write(&path, "s3cret\n").unwrap();
+        assert!(Token::read(&path).unwrap() == Token::new("s3cret"));
     }
 }

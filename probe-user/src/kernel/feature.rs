@@ -128,7 +128,7 @@ impl Capability {
         }
     }
 
-    const fn set(self) -> CapabilitySet {
+    pub(super) const fn set(self) -> CapabilitySet {
         match self {
             Self::Bpf => CapabilitySet::BPF,
             Self::Perfmon => CapabilitySet::PERFMON,

@@ -257,8 +257,8 @@ impl Connection {
             error!(
                 server.addr = %live.address,
                 token,
-                "OAP refuses the authentication token: set --authentication or SW_AGENT_AUTHENTICATION to the \
-                 one OAP expects"
+                "OAP refuses the authentication token: set --authentication-file or SW_AGENT_AUTHENTICATION \
+                 to the one OAP expects"
             );
         }
     }
