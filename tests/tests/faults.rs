@@ -22,7 +22,6 @@ use tests::{
     needs_probe,
     probe::{self, Probe},
     scene::{Scene, truth_program},
-    segment::Segment,
     target::{Go, GoBuild, Load, Service, Target},
 };
 
@@ -533,109 +532,11 @@ fn attached_and_detached_under_load_no_request_fails() {
     assert_eq!(summary.failed, 0, "{}", summary.first_error);
 }
 
-/// How many short-lived processes live at a time.
-const AT_ONCE: usize = 20;
-
-/// More than the hooks of one binary.
-const HOOKS_MAX: usize = 30;
-
 /// How full its maps are. Connections are remembered when they are gone, up to their map's size.
 fn entries_of(probe: &Probe) -> BTreeMap<String, usize> {
     let mut entries = bpf::map_entries(probe.pid()).unwrap();
     entries.remove("CONNECTIONS");
     entries
-}
-
-#[test]
-fn a_thousand_short_lives_leave_nothing() {
-    needs_probe!();
-    let server = Service::start(&truth_program().unwrap(), "server", 0, None).unwrap();
-    // A copy, so that nothing else matches.
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("short-lived");
-    fs::copy(
-        GoBuild::new("wire").build(&Go::system().unwrap()).unwrap(),
-        &program,
-    )
-    .unwrap();
-    let probe = Probe::start(&["--exe", program.to_str().unwrap()]).unwrap();
-    let wait = |time| ["-what", "one", "-target", &server.addresses.main, "-wait", time];
-    let arguments = wait("100ms");
-    // One that is there long enough to be attached to: what the kernel is asked to load comes with it.
-    let mut patient = Target::start(&program, &wait("3s")).unwrap();
-    assert_eq!(patient.line().unwrap(), "done 1");
-    patient.wait().unwrap();
-    let lives = |count: usize| {
-        for _ in 0..count / AT_ONCE {
-            let some: Vec<Target> = (0..AT_ONCE)
-                .map(|_| Target::start(&program, &arguments).unwrap())
-                .collect();
-            for mut one in some {
-                assert_eq!(one.line().unwrap(), "done 1");
-                one.wait().unwrap();
-            }
-        }
-    };
-    // What the first ones bring with them may stay: the program's links, the allocator's memory.
-    lives(200);
-    let settle = || {
-        let mut last = entries_of(&probe);
-        for _ in 0..50 {
-            thread::sleep(Duration::from_millis(100));
-            let next = entries_of(&probe);
-            if next == last {
-                break;
-            }
-            last = next;
-        }
-        last
-    };
-    let entries = settle();
-    let (objects, memory) = (
-        bpf::objects(probe.pid()).unwrap(),
-        bpf::resident_bytes(probe.pid()).unwrap(),
-    );
-    println!("after 200: {objects:?}, {} KiB, {entries:?}", memory >> 10);
-    lives(1000);
-    let entries_after = settle();
-    let (objects_after, memory_after) = (
-        bpf::objects(probe.pid()).unwrap(),
-        bpf::resident_bytes(probe.pid()).unwrap(),
-    );
-    println!(
-        "after 1200: {objects_after:?}, {} KiB, {entries_after:?}",
-        memory_after >> 10
-    );
-    assert!(
-        objects_after.programs <= objects.programs && objects_after.maps <= objects.maps,
-        "{objects_after:?}"
-    );
-    // The program's hooks may have come or gone in between; they are one binary's, whatever the number of processes.
-    assert!(
-        objects_after.links <= objects.links + HOOKS_MAX,
-        "{objects_after:?}"
-    );
-    assert!(
-        objects_after.descriptors <= objects.descriptors + HOOKS_MAX + 4,
-        "{objects_after:?}"
-    );
-    assert!(
-        memory_after < memory + (4 << 20),
-        "{} KiB more",
-        (memory_after - memory) >> 10
-    );
-    let total = |entries: &BTreeMap<String, usize>| entries.values().sum::<usize>();
-    assert!(
-        total(&entries_after) <= total(&entries) + 16,
-        "{entries:?} became {entries_after:?}"
-    );
-
-    // They were seen, too, but for those that the machine was too busy to look at within their tenth of a second.
-    let seen = probe.segments().iter().flat_map(Segment::exits).count();
-    println!("{seen} calls of 1200 seen");
-    assert!(seen > 100, "{}", probe.stderr());
-    let ended = probe.stop().unwrap();
-    assert!(ended.status.success(), "{}", ended.stderr);
 }
 
 #[test]
