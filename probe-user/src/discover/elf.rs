@@ -15,6 +15,9 @@ use std::{
 use object::{LittleEndian as LE, elf, pod};
 use thiserror::Error;
 
+/// The largest file that is read: where section headers are gone, all of it is searched, and a sparse file may claim any
+/// size without taking room. The largest known Go programs have 300 MB.
+const FILE_MAX: u64 = 1024 * 1024 * 1024;
 /// Section headers that are read: real binaries have some forty.
 const SECTIONS_MAX: u64 = 4096;
 /// Program headers that are read: real binaries have some ten.
@@ -177,6 +180,9 @@ impl Elf {
             (elf::EM_AARCH64, elf::ELFCLASS64, elf::ELFDATA2LSB) => Architecture::Arm64,
             _ => return Err(ElfError::Architecture(machine_name(machine))),
         };
+        if size_bytes > FILE_MAX {
+            return Err(ElfError::Corrupted("it has more than 1 GB, as no Go program has"));
+        }
         let bytes = this.bytes(
             0,
             size_of::<elf::FileHeader64<LE>>() as u64,
@@ -233,6 +239,15 @@ impl Elf {
         }
         if self.segments.is_empty() {
             return Err(ElfError::Corrupted("nothing in it can be loaded"));
+        }
+        // Each is searched by itself: five hundred of them over one large range would take hours.
+        let in_file = |segment: &Segment| {
+            segment
+                .file_bytes
+                .min(self.size_bytes.saturating_sub(segment.offset))
+        };
+        if self.segments.iter().map(in_file).sum::<u64>() > 2 * self.size_bytes {
+            return Err(ElfError::Corrupted("its segments overlap"));
         }
         Ok(())
     }
