@@ -20,6 +20,12 @@ pub enum Unfit {
     #[error("kernel {release} is too old: tracing needs Linux {OLDEST} or later")]
     Kernel { release: String },
     #[error(
+        "under the kernel's lockdown `confidentiality` nothing can be traced, since it forbids the helper that the \
+        kernel programs copy within their own memory with (bpf_probe_read_kernel): boot with lockdown=integrity or \
+        without"
+    )]
+    Lockdown,
+    #[error(
         "tracing needs root, or at least {needed} (missing: {missing}): run it with sudo, or give its file the rights \
         for everything with `setcap cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+ep FILE`"
     )]
@@ -28,15 +34,18 @@ pub enum Unfit {
 
 /// Whether tracing has a chance here: told before anything is begun, so that nobody reads of a failed system call.
 pub fn preflight() -> Result<(), Unfit> {
-    fitness(&Kernel::running(), &Capabilities::ours())
+    fitness(&Kernel::running(), &Lockdown::current(), &Capabilities::ours())
 }
 
-fn fitness(kernel: &Kernel, capabilities: &Capabilities) -> Result<(), Unfit> {
+fn fitness(kernel: &Kernel, lockdown: &Lockdown, capabilities: &Capabilities) -> Result<(), Unfit> {
     // A release that cannot be read is not held against the kernel.
     if kernel.version().is_some_and(|version| version < OLDEST) {
         return Err(Unfit::Kernel {
             release: kernel.release.clone(),
         });
+    }
+    if *lockdown == Lockdown::Confidentiality {
+        return Err(Unfit::Lockdown);
     }
     let needed = needed(kernel);
     match capabilities.missing(&needed).as_slice() {
@@ -136,11 +145,12 @@ fn gather() -> Facts {
     let untried = not_tried("the kernel programs are not loaded");
     let kernel = Kernel::running();
     let capabilities = Capabilities::ours();
-    let fit = fitness(&kernel, &capabilities);
+    let lockdown = Lockdown::current();
+    let fit = fitness(&kernel, &lockdown, &capabilities);
     let mut facts = Facts {
         kernel,
         has_btf: has_btf(),
-        lockdown: Lockdown::current(),
+        lockdown,
         capabilities,
         is_in_initial_pid_namespace: is_in_initial_pid_namespace(),
         cgroup: Cgroup::find(),
@@ -156,6 +166,7 @@ fn gather() -> Facts {
     if let Err(unfit) = fit {
         let reason = match unfit {
             Unfit::Kernel { .. } => "the kernel is too old".to_owned(),
+            Unfit::Lockdown => "lockdown forbids it".to_owned(),
             Unfit::Rights { missing, .. } => format!("missing {missing}"),
         };
         facts.ring_buffer = not_tried(&reason);

@@ -141,9 +141,10 @@ fn lockdown(facts: &Facts) -> Check {
         ),
         Lockdown::Confidentiality => check(
             "lockdown",
-            State::Limited,
+            State::Failed,
             "confidentiality",
-            "this kernel refuses many kernel programs; the trials below show which",
+            "it forbids bpf_probe_read_kernel, which the kernel programs copy within their own memory with: boot with \
+            lockdown=integrity or without",
         ),
         Lockdown::Silent => check(
             "lockdown",
@@ -494,8 +495,11 @@ mod tests {
 
     #[test]
     fn unfit_machines_are_told_why_in_one_sentence() {
+        use super::super::fitness;
+
         let rights = |capabilities: &[Capability]| {
-            let error = super::super::fitness(&good().kernel, &Capabilities::of(capabilities)).unwrap_err();
+            let error =
+                fitness(&good().kernel, &Lockdown::None, &Capabilities::of(capabilities)).unwrap_err();
             error.to_string()
         };
         assert_eq!(
@@ -509,21 +513,26 @@ mod tests {
             machine: "x86_64".to_owned(),
         };
         let rest = Capabilities::of(&[Capability::Bpf, Capability::Perfmon, Capability::NetAdmin]);
-        let error = super::super::fitness(&new, &rest).unwrap_err();
+        let error = fitness(&new, &Lockdown::Integrity, &rest).unwrap_err();
         assert!(
             error
                 .to_string()
                 .starts_with("tracing needs root, or at least CAP_SYS_ADMIN (missing: CAP_SYS_ADMIN):")
         );
-        assert!(super::super::fitness(&good().kernel, &rest).is_ok());
+        assert!(fitness(&good().kernel, &Lockdown::Silent, &rest).is_ok());
         let old = Kernel {
             release: "4.19.0-21-amd64".to_owned(),
             machine: "x86_64".to_owned(),
         };
-        let error = super::super::fitness(&old, &Capabilities::of(&Capability::ALL)).unwrap_err();
+        let error = fitness(&old, &Lockdown::None, &Capabilities::of(&Capability::ALL)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "kernel 4.19.0-21-amd64 is too old: tracing needs Linux 5.12 or later"
         );
+        let all = Capabilities::of(&Capability::ALL);
+        let error = fitness(&good().kernel, &Lockdown::Confidentiality, &all).unwrap_err();
+        assert!(error.to_string().starts_with(
+            "under the kernel's lockdown `confidentiality` nothing can be traced, since it forbids"
+        ));
     }
 }

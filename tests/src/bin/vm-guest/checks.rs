@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use aya::{EbpfLoader, VerifierLogLevel};
 use probe_user::kernel::{
-    feature::{Kernel, OLDEST},
+    feature::{Kernel, Lockdown, OLDEST},
     load,
     propagation::is_spare,
 };
@@ -78,28 +78,31 @@ struct Told {
     found: String,
 }
 
-/// Whether the probe refuses to work on this kernel: then only [`doctor`] is of use.
-pub(crate) fn too_old() -> bool {
-    Kernel::running()
-        .version()
-        .is_some_and(|version| version < OLDEST)
+/// Why the probe has to refuse to work on this kernel, if so, in words that it has to use: then only [`doctor`] is of use.
+pub(crate) fn obstacle() -> Option<String> {
+    let too_old = |version| version < OLDEST;
+    if Kernel::running().version().is_some_and(too_old) {
+        return Some(format!("tracing needs Linux {OLDEST}"));
+    }
+    let forbidden = Lockdown::current() == Lockdown::Confidentiality;
+    forbidden.then(|| "forbids the helper".to_owned())
 }
 
 /// What the probe itself says of this kernel.
 fn doctor() -> Result<Finding> {
-    if too_old() {
+    if let Some(obstacle) = obstacle() {
         let output = Command::new(probe::binary()?)
             .args(["run", "--all-go"])
             .output()?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         ensure!(
-            !output.status.success() && said.contains("too old"),
-            "it began: {said}"
+            !output.status.success() && said.contains(&obstacle) && said.lines().count() == 1,
+            "it does not say why in one sentence: {said}"
         );
         return Ok(Finding {
             outcome: Outcome::Lacks,
-            says: format!("refused: tracing needs Linux {OLDEST}"),
-            detail: said,
+            says: said.strip_prefix("skyprobe: ").unwrap_or(&said).to_owned(),
+            detail: String::new(),
         });
     }
     let output = Command::new(probe::binary()?)
