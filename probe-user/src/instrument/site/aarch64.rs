@@ -62,10 +62,11 @@ impl Machine for Aarch64 {
         let call = code.only_call(callee)?;
         let error = super::steps::Place::Register(u8::try_from(error.checked_sub(1)?).ok()?);
         let results = [super::steps::Place::Register(0), error];
+        let jumped_to = code.jumped_to();
         for index in (call + 1..).take(NEAR) {
             let step = code.get(index)?;
             // Who comes here by another way has other results.
-            if code.is_jumped_to(step.at) || results.iter().any(|result| step.overwrites(*result)) {
+            if jumped_to.contains(&step.at) || results.iter().any(|result| step.overwrites(*result)) {
                 return None;
             }
             match step.flow {

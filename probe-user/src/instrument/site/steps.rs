@@ -1,6 +1,8 @@
 //! A function's instructions, as far as one has to know them to follow a value: where they lead, what they move, what
 //! they overwrite. The same for every processor; each has a decoder that makes them.
 
+use std::collections::HashSet;
+
 /// A function, in order.
 #[derive(Debug, Default)]
 pub(super) struct Steps(pub(super) Vec<Step>);
@@ -120,11 +122,13 @@ impl Steps {
         calls.next().is_none().then_some(index)
     }
 
-    /// Whether a jump or a branch leads to the instruction there.
-    pub(super) fn is_jumped_to(&self, at: u64) -> bool {
-        self.0
-            .iter()
-            .any(|step| matches!(step.flow, Flow::Jump(to) | Flow::Branch(to) if to == at))
+    /// Where jumps and branches lead.
+    pub(super) fn jumped_to(&self) -> HashSet<u64> {
+        let targets = self.0.iter().filter_map(|step| match step.flow {
+            Flow::Jump(to) | Flow::Branch(to) => Some(to),
+            Flow::Next | Flow::Call(_) | Flow::Return | Flow::Ends | Flow::Anywhere => None,
+        });
+        targets.collect()
     }
 
     /// The instructions that may run after the one at `index`, as far as they are in the function. `None` where the way

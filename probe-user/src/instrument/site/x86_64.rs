@@ -213,13 +213,9 @@ fn steps(body: &[u8]) -> Option<Steps> {
     }
     let mut steps = Steps(steps);
     // Who comes to the branch by another way has tested something else.
-    for index in 0..steps.len() {
-        let jumped_to = steps
-            .get(index)
-            .is_some_and(|step| step.decides.is_some() && steps.is_jumped_to(step.at));
-        if jumped_to && let Some(step) = steps.0.get_mut(index) {
-            step.decides = None;
-        }
+    let jumped_to = steps.jumped_to();
+    for step in &mut steps.0 {
+        step.decides = step.decides.filter(|_| !jumped_to.contains(&step.at));
     }
     Some(steps)
 }
