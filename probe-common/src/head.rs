@@ -52,36 +52,45 @@ impl Head {
         sw8_x: NOWHERE,
         traceparent: NOWHERE,
     };
+
+    /// Forgets what was found.
+    ///
+    /// Word by word: of one assignment the compiler makes a loop over bytes, on the kernel's side.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        const WORDS: usize = size_of::<Head>() / size_of::<u32>();
+        let words = (&raw mut *self).cast::<u32>();
+        for at in 0..WORDS {
+            // SAFETY: it consists of so many words, and zero is nowhere.
+            unsafe { words.add(at).write_volatile(0) };
+        }
+    }
 }
 
-/// Whether any of the word's eight bytes is a newline: the classical test for a zero byte, after newlines became
+/// Not 0 if any of the word's eight bytes is a newline: the classical test for a zero byte, after newlines became
 /// zero.
 #[inline(always)]
-pub const fn has_newline(word: u64) -> bool {
+pub const fn newlines(word: u64) -> u64 {
     let xored = word ^ 0x0a0a_0a0a_0a0a_0a0a;
-    xored.wrapping_sub(0x0101_0101_0101_0101) & !xored & 0x8080_8080_8080_8080 != 0
+    xored.wrapping_sub(0x0101_0101_0101_0101) & !xored & 0x8080_8080_8080_8080
 }
 
-/// Looks at each newline of the eight bytes at `at`; whether a head ended in them.
+/// Has `line` take each line that ends among the eight bytes at `at`.
 ///
 /// # Safety
 ///
 /// As for [`line`].
 #[inline(always)]
-pub unsafe fn word(text: *const u8, at: u32, len: u32, head: *mut Head) -> bool {
-    let mut ended = false;
+pub unsafe fn word(text: *const u8, at: u32, len: u32, mut line: impl FnMut(u32)) {
     let mut byte = 0;
     while byte < 8 {
         let newline = at.wrapping_add(byte) & (HEAD_MAX as u32 - 1);
         // SAFETY: masked to the text.
-        unsafe {
-            if newline < len && *text.add(newline as usize) == b'\n' {
-                ended |= line(text, newline, head);
-            }
+        if newline < len && unsafe { *text.add(newline as usize) } == b'\n' {
+            line(newline);
         }
         byte += 1;
     }
-    ended
 }
 
 /// What the kernel side finds in the first `len` bytes. `first_only` ends the scan with the first head, for a
@@ -93,29 +102,37 @@ pub fn scan(text: &[u8; TEXT_BYTES], len: u32, first_only: bool) -> Head {
         if at >= len {
             break;
         }
-        // SAFETY: the array is as long as a text has to be.
-        let ended =
-            has_newline(u64::from_ne_bytes(*bytes)) && unsafe { word(text.as_ptr(), at, len, &raw mut head) };
-        if ended && first_only {
+        if newlines(u64::from_ne_bytes(*bytes)) != 0 {
+            // SAFETY: the array is as long as a text has to be.
+            unsafe {
+                word(text.as_ptr(), at, len, |newline| {
+                    line(text.as_ptr(), newline, first_only, &raw mut head);
+                });
+            }
+        }
+        if first_only && head.end != 0 {
             break;
         }
     }
     head
 }
 
-/// Takes the line that ends at `newline`; whether it was the blank one that ends a head.
+/// Takes the line that ends at `newline`; with `first_only` none behind a head's end.
 ///
 /// By pointers, so that the kernel side's map memory is read and written as it stands.
 ///
 /// # Safety
 ///
 /// `text` is the beginning of [`TEXT_BYTES`] readable bytes, `head` can be read and written.
-#[inline(never)]
-pub unsafe fn line(text: *const u8, newline: u32, head: *mut Head) -> bool {
+#[inline(always)]
+pub unsafe fn line(text: *const u8, newline: u32, first_only: bool, head: *mut Head) {
     const MASK: u32 = HEAD_MAX as u32 - 1;
     // SAFETY: every offset is masked to the text, behind which 64 bytes of slack lie. The compiler must not see what is
     // masked, or it would know that there is nothing to mask, which the verifier does not.
     unsafe {
+        if first_only && (*head).end != 0 {
+            return;
+        }
         let start = (*head).line & MASK;
         (*head).line = newline + 1;
         let newline = newline & MASK;
@@ -126,17 +143,17 @@ pub unsafe fn line(text: *const u8, newline: u32, head: *mut Head) -> bool {
         let end = end & MASK;
         if end <= start {
             (*head).end = newline + 1;
-            return true;
+            return;
         }
         let version = end.wrapping_sub(8) & MASK;
         if end >= 9 && *text.add((bound(end - 9) & MASK) as usize) == b' ' {
             let word = text.add(version as usize).cast::<u64>().read_unaligned();
             if word == u64::from_le_bytes(*b"HTTP/1.1") || word == u64::from_le_bytes(*b"HTTP/1.0") {
-                *head = Head::EMPTY;
+                (*head).clear();
                 (*head).line = newline + 1;
                 (*head).request_line = start;
                 (*head).request_line_end = newline + 1;
-                return false;
+                return;
             }
         }
         let name = text.add(start as usize);
@@ -158,7 +175,6 @@ pub unsafe fn line(text: *const u8, newline: u32, head: *mut Head) -> bool {
                 value(text, start + 12, end, &raw mut (*head).traceparent);
             }
         }
-        false
     }
 }
 

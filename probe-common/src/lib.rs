@@ -28,6 +28,7 @@ pub mod key;
 pub mod limits;
 pub mod loss;
 pub mod operation;
+pub mod peer;
 pub mod propagation;
 pub mod sampling;
 pub mod target;

@@ -31,9 +31,36 @@ pub struct Operation {
     len: Unfollowed<u32>,
     /// What [`route`] found.
     route: Unfollowed<u32>,
+    segment: Segment,
 }
 
-const _: () = assert!(size_of::<Operation>() == OPERATION_BYTES + 8);
+const _: () = assert!(size_of::<Operation>() == OPERATION_BYTES + 24);
+
+/// The segment of a path that is not at its end yet.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Segment {
+    /// Where it began in the name.
+    start: Unfollowed<u32>,
+    len: Unfollowed<u32>,
+    digits: Unfollowed<u32>,
+    /// The classes that all its bytes are of.
+    classes: Unfollowed<u32>,
+}
+
+/// What a part of a name is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Source {
+    Pattern = 0,
+    Path = 1,
+    /// The path, with `{id}` for each part that looks like an identifier.
+    FoldedPath = 2,
+}
+
+/// Bytes of a pattern or path that are appended at once. In parts, since the kernel side has the verifier walk over one
+/// part only, wherever it lies.
+pub const PART: u32 = 16;
 
 // === What is known about each byte ===
 
@@ -160,6 +187,12 @@ impl Operation {
         bytes: [0; OPERATION_BYTES],
         len: Unfollowed::new(0),
         route: Unfollowed::new(0),
+        segment: Segment {
+            start: Unfollowed::new(0),
+            len: Unfollowed::new(0),
+            digits: Unfollowed::new(0),
+            classes: Unfollowed::new(0),
+        },
     };
 
     /// Bytes in use: at most [`OPERATION_MAX`].
@@ -201,35 +234,61 @@ fn encode(out: &mut Operation, at: u32, byte: u8) -> u32 {
     at + len as u32
 }
 
-/// Appends `text[from..to]` as it is.
-#[inline(never)]
-fn append<const N: usize>(out: &mut Operation, text: &[u8; N], from: u32, to: u32) {
-    let count = bound(to.wrapping_sub(from));
-    for step in 0..N as u32 {
-        if step >= count {
-            break;
-        }
-        let at = out.len.get();
-        let end = encode(out, at, load(text, from.wrapping_add(step) as usize));
-        out.len.set(end);
-    }
-}
-
-/// Appends the first `len` bytes of a path, with `{id}` for each part that looks like an identifier.
-#[inline(never)]
-fn append_folded(out: &mut Operation, path: &[u8; PATH_MAX], len: u32) {
+/// Appends the first `len` bytes as they are.
+#[inline(always)]
+fn append<const N: usize>(out: &mut Operation, text: &[u8; N], len: u32) {
     let len = bound(len);
-    // Of the open segment: where it began, its length, its digits, the classes all its bytes are of.
-    let mut start = out.len.get();
-    let mut segment_len = 0;
-    let mut digits = 0;
-    // The compiler would leave out a mask that it knew to be needless.
-    let mut classes = bound(CLASSES);
-    for at in 0..PATH_MAX as u32 {
+    for at in 0..N as u32 {
         if at >= len {
             break;
         }
-        let byte = load(path, at as usize);
+        append_byte(out, load(text, at as usize));
+    }
+}
+
+#[inline(always)]
+fn append_byte(out: &mut Operation, byte: u8) {
+    let at = out.len.get();
+    let end = encode(out, at, byte);
+    out.len.set(end);
+}
+
+/// Appends `count` bytes, at most [`PART`], from `from` on as they are.
+#[inline(always)]
+pub fn append_part<const N: usize>(out: &mut Operation, text: &[u8; N], from: u32, count: u32) {
+    let count = bound(count);
+    for step in 0..PART {
+        if step >= count {
+            break;
+        }
+        append_byte(out, load(text, from.wrapping_add(step) as usize));
+    }
+}
+
+/// Before the first part of a path that is folded.
+#[inline(always)]
+fn begin_folding(out: &mut Operation) {
+    let start = out.len.get();
+    out.segment.start.set(start);
+    out.segment.len.set(0);
+    out.segment.digits.set(0);
+    out.segment.classes.set(CLASSES);
+}
+
+/// Appends `count` bytes, at most [`PART`], of a path from `from` on, with `{id}` for each segment that looks like an
+/// identifier.
+#[inline(always)]
+pub fn fold_part(out: &mut Operation, path: &[u8; PATH_MAX], from: u32, count: u32) {
+    let count = bound(count);
+    let mut start = out.segment.start.get();
+    let mut segment_len = out.segment.len.get();
+    let mut digits = out.segment.digits.get();
+    let mut classes = out.segment.classes.get();
+    for step in 0..PART {
+        if step >= count {
+            break;
+        }
+        let byte = load(path, from.wrapping_add(step) as usize);
         let class = array::entry(&CLASS, byte as usize);
         let slash = array::entry(&AT_SLASH, byte as usize);
         // At a slash: the segment's end moves back to behind `{id}` if it is an identifier.
@@ -241,8 +300,37 @@ fn append_folded(out: &mut Operation, path: &[u8; PATH_MAX], len: u32) {
         digits = (digits + (class & DIGIT)) & !slash;
         classes = (classes & class) | (CLASSES & slash);
     }
-    let end = fold(out, start, segment_len, digits, classes, u32::MAX);
+    out.segment.start.set(start);
+    out.segment.len.set(segment_len);
+    out.segment.digits.set(digits);
+    out.segment.classes.set(classes);
+}
+
+/// Behind its last part.
+#[inline(always)]
+fn end_folding(out: &mut Operation) {
+    let Segment {
+        start,
+        len,
+        digits,
+        classes,
+    } = out.segment;
+    let end = fold(out, start.get(), len.get(), digits.get(), classes.get(), u32::MAX);
     out.len.set(end);
+}
+
+/// Has the bytes from `from` to `to` appended, part by part.
+#[inline(always)]
+fn each_part(from: u32, to: u32, mut part: impl FnMut(u32, u32)) {
+    let count = bound(to.wrapping_sub(from));
+    let mut done = 0;
+    while done < PATH_MAX as u32 {
+        if done >= count {
+            break;
+        }
+        part(from.wrapping_add(done), count - done);
+        done += PART;
+    }
 }
 
 /// Where the name written so far ends, with the segment that began at `start` folded if it is an identifier and
@@ -357,12 +445,59 @@ pub fn write_rpc(path: &[u8; PATH_MAX], path_len: u32, out: &mut Operation) -> u
 ///
 /// The pattern, where there is one that names a route, stands for the path; else the path does, with its
 /// identifiers folded into `{id}`. Where `keep_path` is not 0, it is the path as it came. Lengths beyond the arrays count as their ends.
+///
+/// `part` appends what it is told of the pattern or path to `out`: by [`append_part`], or [`fold_part`].
+///
+/// # Safety
+///
+/// `out` can be read and written.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
     reason = "inlined; a struct of them would have to lie in a map"
 )]
-pub fn write(
+pub unsafe fn write_by(
+    method: &[u8; METHOD_MAX],
+    method_len: u32,
+    pattern: &[u8; PATTERN_MAX],
+    pattern_len: u32,
+    path_len: u32,
+    keep_path: u32,
+    out: *mut Operation,
+    mut part: impl FnMut(Source, u32, u32),
+) -> u32 {
+    // SAFETY: the caller's; no reference is kept while `part` has the operation.
+    unsafe {
+        (*out).len.set(0);
+        if method_len == 0 {
+            append(&mut *out, b"GET:", 4);
+        } else {
+            append(&mut *out, method, method_len);
+            append_byte(&mut *out, b':');
+        }
+        (*out).route.set(route(pattern, pattern_len));
+        let route = (*out).route.get();
+        if keep_path == 0 && route != 0 {
+            each_part(route >> 16, route & 0xffff, |from, count| {
+                part(Source::Pattern, from, count);
+            });
+        } else if path_len == 0 {
+            append_byte(&mut *out, b'/');
+        } else if keep_path != 0 {
+            each_part(0, path_len, |from, count| part(Source::Path, from, count));
+        } else {
+            begin_folding(&mut *out);
+            each_part(0, path_len, |from, count| part(Source::FoldedPath, from, count));
+            end_folding(&mut *out);
+        }
+        cut(&mut *out);
+        (*out).len() as u32
+    }
+}
+
+/// What the kernel side writes.
+#[expect(clippy::too_many_arguments, reason = "as for `write_by`")]
+fn write(
     method: &[u8; METHOD_MAX],
     method_len: u32,
     pattern: &[u8; PATTERN_MAX],
@@ -372,26 +507,30 @@ pub fn write(
     keep_path: u32,
     out: &mut Operation,
 ) -> usize {
-    out.len.set(0);
-    if method_len == 0 {
-        append(out, b"GET:", 0, 4);
-    } else {
-        append(out, method, 0, method_len);
-        append(out, b":", 0, 1);
-    }
-    out.route.set(route(pattern, pattern_len));
-    let route = out.route.get();
-    if keep_path == 0 && route != 0 {
-        append(out, pattern, route >> 16, route & 0xffff);
-    } else if path_len == 0 {
-        append(out, b"/", 0, 1);
-    } else if keep_path != 0 {
-        append(out, path, 0, path_len);
-    } else {
-        append_folded(out, path, path_len);
-    }
-    cut(out);
-    out.len()
+    let out = &raw mut *out;
+    let part = |source, from, count| {
+        // SAFETY: nobody else has it meanwhile.
+        let out = unsafe { &mut *out };
+        match source {
+            Source::Pattern => append_part(out, pattern, from, count),
+            Source::Path => append_part(out, path, from, count),
+            Source::FoldedPath => fold_part(out, path, from, count),
+        }
+    };
+    // SAFETY: the caller's own.
+    let len = unsafe {
+        write_by(
+            method,
+            method_len,
+            pattern,
+            pattern_len,
+            path_len,
+            keep_path,
+            out,
+            part,
+        )
+    };
+    len as usize
 }
 
 /// The name for strings of any length: what the arrays do not hold is cut, as it is on its way out of the kernel.

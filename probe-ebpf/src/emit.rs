@@ -7,11 +7,18 @@ use aya_ebpf::{
     maps::{PerCpuArray, RingBuf},
 };
 use probe_common::{
-    limits::RING_BYTES,
+    array::Unfollowed,
+    event::go::grpc::{BothWays, MESSAGES_COUNTED},
+    limits::{HEAD_MAX, RING_BYTES},
     loss::{LOSS_COUNTERS, LossReason},
 };
 
-use crate::{atomic, log::kernel_log};
+use crate::{
+    atomic,
+    log::kernel_log,
+    memory,
+    scratch::{SLACK, Scratch},
+};
 
 /// Records for user space.
 #[map]
@@ -38,13 +45,81 @@ pub(crate) fn count(reason: LossReason) {
     }
 }
 
-/// Sends `len` bytes at `record`, the record of a span, which must lie in map memory that holds at least `len` bytes.
-#[inline(always)]
-pub(crate) fn send(record: *const u8, len: u64) -> Option<()> {
-    send_or_lose(record, len, LossReason::RingFull)
+/// The record of a span while it is packed, in the scratch: its fixed part, and what follows it.
+pub(crate) struct Record {
+    bytes: *mut u8,
+    /// By way of memory: what comes next is the same to the verifier, whatever came before.
+    len: *mut Unfollowed<u64>,
 }
 
-/// The same of a record that is lost for another reason's count.
+impl Record {
+    /// Begins behind the fixed part `E`.
+    #[inline(always)]
+    pub(crate) fn begin<E>(scratch: &mut Scratch) -> Self {
+        let mut record = Self {
+            bytes: scratch.record.as_mut_ptr(),
+            len: &raw mut scratch.record_len,
+        };
+        record.set_len(size_of::<E>() as u64);
+        record
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u64 {
+        // SAFETY: the scratch's.
+        unsafe { (*self.len).get() }
+    }
+
+    #[inline(always)]
+    fn set_len(&mut self, len: u64) {
+        // SAFETY: the scratch's.
+        unsafe { (*self.len).set(len) }
+    }
+
+    /// Leaves what stands there already.
+    #[inline(always)]
+    pub(crate) fn skip<T>(&mut self) {
+        self.set_len(self.len() + size_of::<T>() as u64);
+    }
+
+    /// Appends a string.
+    #[inline(always)]
+    pub(crate) fn append<const MAX: usize>(&mut self, from: *const u8, len: u16) {
+        // Twice as much, less one, is what older verifiers know of the length: see `memory::copy`.
+        const { assert!((MAX + 1).next_power_of_two() - 1 <= SLACK) };
+        if len == 0 {
+            return;
+        }
+        let at = self.len() & (HEAD_MAX as u64 - 1);
+        // SAFETY: masked; behind `HEAD_MAX` the record has slack for the longest string.
+        let to = unsafe { self.bytes.add(at as usize) };
+        let copied = memory::copy::<MAX>(from, u32::from(len), to);
+        self.set_len(at + u64::from(copied));
+    }
+
+    /// Appends the messages of a stream to a record that has them.
+    #[inline(always)]
+    pub(crate) fn append_messages(&mut self, flags: u32, messages: &BothWays) {
+        const BYTES: usize = size_of::<BothWays>();
+        if flags & MESSAGES_COUNTED != 0 {
+            self.append::<BYTES>((&raw const *messages).cast(), BYTES as u16);
+        }
+    }
+
+    /// Sends it, with its fixed part.
+    #[inline(always)]
+    pub(crate) fn send<E>(self, event: E) -> Option<()> {
+        // SAFETY: the record is larger than the event, and 8-aligned.
+        unsafe { self.bytes.cast::<E>().write(event) };
+        let mut len = self.len();
+        if len > HEAD_MAX as u64 {
+            len = HEAD_MAX as u64;
+        }
+        send_or_lose(self.bytes, len, LossReason::RingFull)
+    }
+}
+
+/// Sends `len` bytes at `record`, which must lie in memory that holds as many. Without room it is lost for `reason`.
 #[inline(always)]
 pub(crate) fn send_or_lose(record: *const u8, len: u64, reason: LossReason) -> Option<()> {
     let ring = (&raw const EVENTS).cast_mut().cast();

@@ -24,40 +24,84 @@ pub(crate) extern "C" fn scan_text(slot: u32, len: u32, first_only: u32) -> u32 
     let Some(scratch) = scratch::taken(slot) else {
         return 0;
     };
-    scratch.head = Head::EMPTY;
-    let mut word_index: u32 = 0;
-    while word_index < (HEAD_MAX / 8) as u32 {
-        let at = word_index * 8;
+    scratch.head.clear();
+    let words = scratch.text.as_ptr().cast::<u64>();
+    const { assert!(core::mem::offset_of!(Scratch, text) % 8 == 0) };
+    let mut index: u32 = 0;
+    while index < (HEAD_MAX / 8) as u32 {
+        let at = index * 8;
         if at >= len {
             break;
         }
-        // SAFETY: below `HEAD_MAX` by the loop's bound.
-        let word = unsafe {
-            scratch
-                .text
-                .as_ptr()
-                .add(at as usize)
-                .cast::<u64>()
-                .read_unaligned()
+        // SAFETY: below `HEAD_MAX` by the loop's bound, and behind that there is slack.
+        let block = unsafe {
+            let words = words.add(index as usize);
+            [*words, *words.add(1), *words.add(2), *words.add(3)]
         };
-        if head::has_newline(word) && scan_word(slot, at, len) != 0 && first_only != 0 {
+        let [a, b, c, d] = block.map(head::newlines);
+        if a | b | c | d != 0 && scan_block(slot, at, len, first_only) != 0 {
             break;
         }
-        word_index += 1;
+        index += BLOCK_WORDS;
     }
     0
 }
 
-/// Looks at each newline of the word at `at`; whether a head ended in it.
+/// Words that are looked at at once.
+const BLOCK_WORDS: u32 = 4;
+
+/// Takes the lines that end within the block at `at`; whether that was enough.
 ///
-/// A global function as well: walked once and not for each word of the head.
+/// A global function as well, as the two below are: walked once and not for each block of the head.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn scan_word(slot: u32, at: u32, len: u32) -> u32 {
+pub(crate) extern "C" fn scan_block(slot: u32, at: u32, len: u32, first_only: u32) -> u32 {
     let Some(scratch) = scratch::taken(slot) else {
         return 0;
     };
-    // SAFETY: the scratch's text is as long as a text has to be.
-    let ended = unsafe { head::word(scratch.text.as_ptr(), at, len, &raw mut scratch.head) };
-    u32::from(ended)
+    let text = scratch.text.as_ptr();
+    let mut index = 0;
+    while index < BLOCK_WORDS {
+        let at = at.wrapping_add(index * 8) & (HEAD_MAX as u32 - 8);
+        // SAFETY: masked to the text, and a whole number of words.
+        let word = unsafe { *text.add(at as usize).cast::<u64>() };
+        if head::newlines(word) != 0 {
+            scan_word(slot, at, len, first_only);
+        }
+        index += 1;
+    }
+    u32::from(first_only != 0 && scratch.head.end != 0)
+}
+
+/// Takes the lines that end within the word at `at`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn scan_word(slot: u32, at: u32, len: u32, first_only: u32) -> u32 {
+    if let Some(scratch) = scratch::taken(slot) {
+        // SAFETY: the scratch's text is as long as a text has to be.
+        unsafe {
+            head::word(scratch.text.as_ptr(), at, len, |newline| {
+                scan_line(slot, newline, first_only);
+            });
+        }
+    }
+    0
+}
+
+/// Takes the line that ends at `newline`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn scan_line(slot: u32, newline: u32, first_only: u32) -> u32 {
+    if let Some(scratch) = scratch::taken(slot) {
+        // SAFETY: as above.
+        unsafe {
+            head::line(
+                scratch.text.as_ptr(),
+                newline,
+                first_only != 0,
+                &raw mut scratch.head,
+            );
+        }
+    }
+    0
 }

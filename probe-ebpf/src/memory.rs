@@ -124,6 +124,17 @@ impl Window {
     }
 }
 
+/// Copies an id, both of whose places are aligned to words: of an assignment the compiler would make a loop over bytes.
+#[inline(always)]
+pub(crate) fn copy_id(from: &[u8; 16], to: &mut [u8; 16]) {
+    let (from, to) = (from.as_ptr().cast::<u64>(), to.as_mut_ptr().cast::<u64>());
+    // SAFETY: two words each.
+    unsafe {
+        *to = *from;
+        *to.add(1) = *from.add(1);
+    }
+}
+
 /// Copies `len` bytes, at most `MAX`, between two places in kernel memory.
 #[inline(always)]
 pub(crate) fn copy<const MAX: usize>(from: *const u8, len: u32, to: *mut u8) -> u32 {

@@ -28,8 +28,11 @@ use crate::{
 /// Runs that may be under way on one CPU. More than two have to preempt each other within microseconds.
 const SLOTS: u32 = 4;
 
+/// Bytes of what is written in base64 at once.
+pub(crate) const PLAIN_BYTES: usize = 256;
+
 /// Bytes behind a buffer into which a copy of masked length may reach.
-const SLACK: usize = 1024;
+pub(crate) const SLACK: usize = 2048;
 
 /// One run's working memory.
 #[repr(C, align(8))]
@@ -38,6 +41,7 @@ pub(crate) struct Scratch {
     /// Which slot it is: how a global function, which takes no pointers, finds it again.
     pub(crate) slot: u32,
     pub(crate) request: RequestState,
+    pub(crate) w3c_trace_id: [u8; 16],
     pub(crate) call: CallState,
     pub(crate) window: Window,
     pub(crate) connection: ConnectionKey,
@@ -47,8 +51,8 @@ pub(crate) struct Scratch {
     pub(crate) messages: BothWays,
     pub(crate) prepared: Prepared,
     _prepared_slack: [u8; SLACK],
-    pub(crate) head: Head,
     pub(crate) text: [u8; TEXT_BYTES],
+    pub(crate) head: Head,
     pub(crate) operation: Operation,
     pub(crate) method: [u8; METHOD_MAX],
     pub(crate) path: [u8; PATH_MAX],
@@ -56,12 +60,15 @@ pub(crate) struct Scratch {
     /// The endpoint's name, and its length.
     pub(crate) endpoint_len: Unfollowed<u32>,
     pub(crate) endpoint: [u8; 256],
+    /// What is about to be written in base64.
+    pub(crate) plain: [u8; PLAIN_BYTES],
     pub(crate) trace_base64: [u8; 256],
     /// 0: the trace is of our own making.
     pub(crate) trace_base64_len: Unfollowed<u32>,
-    pub(crate) w3c_trace_id: [u8; 16],
     pub(crate) sw8_places: Sw8Places,
     pub(crate) traceparent: Traceparent,
+    /// The record that is being made, and how much of it there is.
+    pub(crate) record_len: Unfollowed<u64>,
     pub(crate) record: [u8; HEAD_MAX + SLACK],
 }
 

@@ -8,17 +8,19 @@
 
 use probe_user::kernel::load::{self, LoadError};
 
-/// The verifier gives up at a million: what comes near it may not load on another kernel.
-const WALKED_MAX: u32 = 500_000;
+/// The verifier gives up at a million, and what it walks is what a start takes.
+const WALKED_MAX: u32 = 100_000;
+/// Of programs with messages, which only their developers start.
+const WALKED_LOGGING_MAX: u32 = 500_000;
 
 #[test]
 fn every_program_is_accepted() {
-    accept_all(load::OBJECT);
+    accept_all(load::OBJECT, WALKED_MAX);
 }
 
 #[test]
 fn so_is_every_one_that_logs() {
-    accept_all(load::LOGGING_OBJECT);
+    accept_all(load::LOGGING_OBJECT, WALKED_LOGGING_MAX);
 }
 
 #[test]
@@ -33,7 +35,7 @@ fn the_shipped_object_has_no_messages() {
     assert!(has_logs(load::LOGGING_OBJECT));
 }
 
-fn accept_all(object: &[u8]) {
+fn accept_all(object: &[u8], walked_max: u32) {
     let mut ebpf = load::from(object).expect("the object's maps are created");
     let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     names.sort();
@@ -46,8 +48,8 @@ fn accept_all(object: &[u8]) {
                 let walked = info.verified_instruction_count().unwrap_or(0);
                 println!("{name}: {walked} instructions walked");
                 assert!(
-                    walked < WALKED_MAX,
-                    "{name} is near the verifier's limit: {walked}"
+                    walked < walked_max,
+                    "{name} takes too long to verify: {walked} instructions"
                 );
             }
             Err(error) => refused.push(format!("{name}: {}", last_words(&error))),

@@ -169,22 +169,32 @@ const fn next(field: u8, progress: u8, class: u8) -> u8 {
     state(field, after)
 }
 
-/// Runs the automaton, notes where the fields end and returns the last state.
-#[inline(never)]
-fn walk(value: &[u8; SW8_MAX], len: u32, places: &mut Sw8Places) -> u32 {
-    let len = bound(len);
-    let mut state = state(0, EMPTY);
-    for at in 0..SW8_MAX {
-        if at as u32 >= len {
+/// The automaton's state before the first byte.
+pub const BEGIN: u32 = state(0, EMPTY) as u32;
+
+/// Bytes that are walked over at once.
+pub const PART: u32 = 32;
+
+/// Runs the automaton over at most [`PART`] bytes of the value, from `at` on; notes where fields end, and returns the
+/// state from which the next part goes on.
+///
+/// In parts, since the kernel side has the verifier walk over one part only, wherever it begins.
+#[inline(always)]
+pub fn walk(value: &[u8; SW8_MAX], at: u32, len: u32, from: u32, places: &mut Sw8Places) -> u32 {
+    let left = bound(len.wrapping_sub(at));
+    let mut state = from as u8;
+    for step in 0..PART {
+        if step >= left {
             break;
         }
-        let class = load(&CLASSES, load(value, at) as usize);
+        let at = at.wrapping_add(step);
+        let class = load(&CLASSES, load(value, at as usize) as usize);
         state = pick(&NEXT, (state as usize) << 3 | class as usize);
         // SAFETY: a state is below 64, so its field is below `FIELDS`; the mask says so to the verifier.
         unsafe {
             *places
                 .last
-                .get_unchecked_mut((state >> 3) as usize & (FIELDS - 1)) = at as u32
+                .get_unchecked_mut((state >> 3) as usize & (FIELDS - 1)) = at
         };
     }
     state as u32
@@ -208,22 +218,32 @@ fn is_span_id(value: &[u8; SW8_MAX], start: u32, len: u32) -> u32 {
     (number <= i32::MAX as u64) as u32
 }
 
-/// Looks whether the first `len` bytes are a well-formed value, and where its fields lie.
+/// Whether the value is well-formed over which the automaton has run, part by part, to the state `end`; `places` then
+/// says where its fields lie.
 ///
 /// The caller has trimmed the value. User space's decoder accepts what this accepts: the kernel side continues
 /// the trace if and only if this says so.
 #[inline(always)]
-pub fn scan(value: &[u8; SW8_MAX], len: u32, places: &mut Sw8Places) -> bool {
+pub fn is_whole(value: &[u8; SW8_MAX], len: u32, end: u32, places: &Sw8Places) -> bool {
     if len as usize > SW8_MAX {
         return false;
     }
-    let end = walk(value, len, places) as u8;
+    let end = end as u8;
     if end != state(FIELDS as u8 - 1, WHOLE) && end != state(FIELDS as u8 - 1, PADDED) {
         return false;
     }
     let (_, trace_id_len) = places.trace_id();
     let (span_id_start, span_id_len) = places.span_id();
     trace_id_len as usize <= TRACE_ID_BASE64_MAX && is_span_id(value, span_id_start, span_id_len) != 0
+}
+
+/// What the kernel side makes of the first `len` bytes.
+pub fn scan(value: &[u8; SW8_MAX], len: u32, places: &mut Sw8Places) -> bool {
+    let mut state = BEGIN;
+    for at in (0..len.min(SW8_MAX as u32)).step_by(PART as usize) {
+        state = walk(value, at, len, state, places);
+    }
+    is_whole(value, len, state, places)
 }
 
 #[cfg(test)]

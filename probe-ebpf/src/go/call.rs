@@ -11,16 +11,16 @@ use probe_common::{
     },
     field::{GoField, Offsets},
     key::{GoroutineKey, HopKey, SocketKey, SocketStreamKey},
-    limits::{CALL_STATE_BYTES, HEAD_MAX, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
+    limits::{CALL_STATE_BYTES, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
     propagation::Outcome,
     target::{TARGET_PROPAGATE_W3C, TargetInfo},
 };
 
-use super::request::{self, append, append_messages};
+use super::request;
 use crate::{
-    emit,
+    emit::Record,
     maps::{self, PREPARED, STREAM_PREPARED},
-    memory::{self, GoInterface, GoString},
+    memory::{self, GoInterface, GoString, copy_id},
     propagation::hop,
     sampling::{self, PathKey, SAMPLED_OUT},
     scratch::Scratch,
@@ -107,8 +107,8 @@ pub(crate) fn find_parent(
         Some(request) if !matches!(found, ParentFound::None) => {
             state.parent = found;
             state.parent_goid = key.goid;
-            state.trace_id = request.trace_id;
-            state.segment_id = request.segment_id;
+            copy_id(&request.trace_id, &mut state.trace_id);
+            copy_id(&request.segment_id, &mut state.segment_id);
             state.span_id = request::next_span(request);
             if request.flags & REQUEST_SW8_CONTINUED != 0 {
                 state.flags |= CALL_TRACE_FOREIGN;
@@ -172,22 +172,16 @@ pub(crate) fn emit_call(state: &CallState, mut event: CallEvent, scratch: &mut S
     if !sampling::reports_call(state, &mut event) {
         return Some(());
     }
-    let record = scratch.record.as_mut_ptr();
-    let mut at = size_of::<CallEvent>() as u32;
+    let mut record = Record::begin::<CallEvent>(scratch);
     if event.flags & CALL_FAILED != 0 {
-        at += size_of::<ErrorSnapshot>() as u32;
+        record.skip::<ErrorSnapshot>();
     }
-    at += append_messages(record, at, event.flags, &scratch.messages);
-    at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
-    at += append::<SCHEME_MAX>(record, at, state.scheme.as_ptr(), event.scheme_len);
-    at += append::<PEER_MAX>(record, at, state.peer.as_ptr(), event.peer_len);
-    at += append::<PATH_MAX>(record, at, state.path.as_ptr(), event.path_len);
-    // SAFETY: the record is larger than the event, and 8-aligned.
-    unsafe { record.cast::<CallEvent>().write(event) };
-    if at > HEAD_MAX as u32 {
-        at = HEAD_MAX as u32;
-    }
-    emit::send(record, u64::from(at))
+    record.append_messages(event.flags, &scratch.messages);
+    record.append::<METHOD_MAX>(state.method.as_ptr(), event.method_len);
+    record.append::<SCHEME_MAX>(state.scheme.as_ptr(), event.scheme_len);
+    record.append::<PEER_MAX>(state.peer.as_ptr(), event.peer_len);
+    record.append::<PATH_MAX>(state.path.as_ptr(), event.path_len);
+    record.send(event)
 }
 
 // === impl CallState ===

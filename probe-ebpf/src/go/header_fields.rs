@@ -166,21 +166,35 @@ pub(crate) fn note(fields: GoString, scratch: &mut Scratch) -> Option<()> {
         }
         let address = fields.address + u64::from(first) * FIELD_BYTES;
         scratch.window.fetch(address, left * FIELD_BYTES - 8)?;
-        let mut index = 0;
-        while index < FIELDS_AT_ONCE {
-            let at = u64::from(index) * FIELD_BYTES;
-            // Nothing behind the last one that was fetched.
-            let Some(name_len) = scratch.window.word(at + 8) else {
-                break;
-            };
-            if name_len == 3 || name_len == 5 || name_len == 11 || name_len == 15 {
-                take_field(scratch.slot, at as u32);
-            }
-            index += 1;
-        }
+        take_fields(scratch.slot);
         first += FIELDS_AT_ONCE;
     }
     Some(())
+}
+
+/// Lengths of the names of our headers.
+const NAME_LENGTHS: u64 = 1 << 3 | 1 << 5 | 1 << 11 | 1 << 15;
+
+/// Keeps those of the window's fields that are ours. A global function, as the next one is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn take_fields(slot: u32) -> u32 {
+    let Some(scratch) = scratch::taken(slot) else {
+        return 0;
+    };
+    let mut index = 0;
+    while index < FIELDS_AT_ONCE {
+        let at = u64::from(index) * FIELD_BYTES;
+        // Nothing behind the last one that was fetched.
+        let Some(name_len) = scratch.window.word(at + 8) else {
+            break;
+        };
+        if name_len < 16 && NAME_LENGTHS >> name_len & 1 != 0 {
+            take_field(slot, at as u32);
+        }
+        index += 1;
+    }
+    0
 }
 
 /// Keeps the header field at `at` of the window if it is one of ours.

@@ -137,19 +137,17 @@ impl Layout for Buckets {
 }
 
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+const ONES: u64 = 0x0101_0101_0101_0101;
 
 /// How many of eight bytes come up to the last one whose highest bit is set in `bits`.
 #[inline(always)]
 fn up_to_last(bits: u64) -> u64 {
-    let mut places = 0;
-    let mut index = 0;
-    while index < 8 {
-        if bits >> (index * 8) != 0 {
-            places = index + 1;
-        }
-        index += 1;
-    }
-    places
+    // Without a branch: that bit of each byte below is set, too, and then they are counted.
+    let mut up_to = bits >> 7 & ONES;
+    up_to |= up_to >> 8;
+    up_to |= up_to >> 16;
+    up_to |= up_to >> 32;
+    up_to.wrapping_mul(ONES) >> 56
 }
 
 /// Whether what a bucket had has moved to a new one.
@@ -168,7 +166,6 @@ fn may_go_on(control: u64) -> bool {
 /// Looks at `count` groups in a row, from the address `groups` on.
 #[inline(always)]
 fn in_groups<L: Layout>(groups: u64, count: u64, scratch: &mut Scratch) -> Option<GoString> {
-    let stride = CONTROL_BYTES + GROUP_BYTES + if L::CHAINED { 8 } else { 0 };
     if count > GROUPS_MAX {
         return None;
     }
@@ -177,44 +174,74 @@ fn in_groups<L: Layout>(groups: u64, count: u64, scratch: &mut Scratch) -> Optio
         if index >= count {
             break;
         }
-        let group = groups + index * stride;
-        let control: u64 = memory::read(group)?;
-        let found = in_group::<L>(group, control, scratch)?;
-        if found.len != 0 {
-            return Some(found);
+        let found = group_sw8(scratch.slot, L::NUMBER, groups + index * stride::<L>());
+        if found == UNTOLD {
+            return None;
         }
-        if L::CHAINED && may_go_on(control) {
-            let next: u64 = memory::read(group + stride - 8)?;
-            if next != 0 {
-                let control: u64 = memory::read(next)?;
-                let found = in_group::<L>(next, control, scratch)?;
-                if found.len != 0 {
-                    return Some(found);
-                }
-                if may_go_on(control) && memory::read::<u64>(next + stride - 8)? != 0 {
-                    return None;
-                }
-            }
+        if found != 0 {
+            return scratch.window.string(u64::from(found));
         }
         index += 1;
     }
     Some(NONE)
 }
 
+/// Bytes from one group to the next.
 #[inline(always)]
-fn in_group<L: Layout>(group: u64, control: u64, scratch: &mut Scratch) -> Option<GoString> {
+fn stride<L: Layout>() -> u64 {
+    CONTROL_BYTES + GROUP_BYTES + if L::CHAINED { 8 } else { 0 }
+}
+
+/// It cannot be told.
+const UNTOLD: u32 = u32::MAX;
+
+/// Where the scratch's window has the values of `sw8` afterwards, if the group at `group`, or one that is chained to
+/// it, has the key; 0 if not.
+///
+/// A global function, as `head::scan_text` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn group_sw8(slot: u32, layout: u32, group: u64) -> u32 {
+    let Some(scratch) = scratch::taken(slot) else {
+        return UNTOLD;
+    };
+    let found = if layout == Buckets::NUMBER {
+        in_chain::<Buckets>(group, scratch)
+    } else {
+        in_chain::<Groups>(group, scratch)
+    };
+    found.unwrap_or(UNTOLD)
+}
+
+#[inline(always)]
+fn in_chain<L: Layout>(group: u64, scratch: &mut Scratch) -> Option<u32> {
+    let mut group = group;
+    let mut chained = 0;
+    while chained < 2 {
+        let control: u64 = memory::read(group)?;
+        let found = in_group::<L>(group, control, scratch)?;
+        if found != 0 || !L::CHAINED || !may_go_on(control) {
+            return Some(found);
+        }
+        group = memory::read(group + stride::<L>() - 8)?;
+        if group == 0 {
+            return Some(0);
+        }
+        chained += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn in_group<L: Layout>(group: u64, control: u64, scratch: &mut Scratch) -> Option<u32> {
     let places = L::places(control);
     if places == 0 {
-        return Some(NONE);
+        return Some(0);
     }
     scratch
         .window
         .fetch(group + CONTROL_BYTES, L::bytes(places) - 8)?;
-    let found = window_sw8(scratch.slot, L::NUMBER);
-    if found == 0 {
-        return Some(NONE);
-    }
-    scratch.window.string(u64::from(found))
+    Some(window_sw8(scratch.slot, L::NUMBER))
 }
 
 /// Where the scratch's window, a group, has the value whose key is `sw8`; 0 if there is none.

@@ -10,7 +10,6 @@ use probe_common::{
     context::{sw8, traceparent},
     event::{
         EventHeader, EventKind,
-        go::grpc::{BothWays, MESSAGES_COUNTED},
         go::net_http::{
             REQUEST_KEEP_PATH, REQUEST_SW8_CONTINUED, REQUEST_SW8_MALFORMED, REQUEST_W3C_CONTINUED,
             RequestEnd, RequestEvent,
@@ -28,11 +27,14 @@ use probe_common::{
 };
 
 use crate::{
-    atomic, emit, head,
+    atomic,
+    emit::{self, Record},
+    go::header_fields::Incoming,
+    head,
     memory::{self, Window},
     propagation::hop,
     sampling,
-    scratch::Scratch,
+    scratch::{self, Scratch},
 };
 
 /// A request under way.
@@ -207,7 +209,7 @@ pub(crate) fn join(conn: u64, stream: u32, target: &TargetInfo, scratch: &mut Sc
     let own_hash = if state.sw8_len == 0 {
         0
     } else {
-        hash::fnv1a64(&state.sw8, u32::from(state.sw8_len))
+        hash_of_sw8(scratch, Sw8Of::Request, u32::from(state.sw8_len))
     };
     let len = hop::take(conn, stream, own_hash, target, scratch)?;
     head::scan(scratch, len, false);
@@ -259,18 +261,83 @@ pub(crate) fn continue_trace(scratch: &mut Scratch, tgid: u32, target: &TargetIn
     sampling::request(state, is_followed, tgid, target, &mut scratch.sampling_path);
 }
 
+/// Runs the automaton over the `sw8` of the scratch's request; its last state. A global function, as `head::scan_text`
+/// is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn walk_sw8(slot: u32, len: u32) -> u32 {
+    let mut state = sw8::BEGIN;
+    let mut at = 0;
+    while at < SW8_MAX as u32 {
+        if at >= len {
+            break;
+        }
+        state = walk_sw8_part(slot, at, len, state);
+        at += sw8::PART;
+    }
+    state
+}
+
+/// One part of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn walk_sw8_part(slot: u32, at: u32, len: u32, state: u32) -> u32 {
+    let Some(scratch) = scratch::taken(slot) else {
+        return state;
+    };
+    sw8::walk(&scratch.request.sw8, at, len, state, &mut scratch.sw8_places)
+}
+
+/// Which of the scratch's `sw8` is meant.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Sw8Of {
+    Request = 0,
+    Incoming = 1,
+}
+
+/// The hash of an `sw8`, by which one that is only forwarded is known.
+#[inline(always)]
+pub(crate) fn hash_of_sw8(scratch: &Scratch, of: Sw8Of, len: u32) -> u64 {
+    hash_sw8(scratch.slot, of as u32, len)
+}
+
+/// A global function as well.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn hash_sw8(slot: u32, of: u32, len: u32) -> u64 {
+    const {
+        assert!(core::mem::offset_of!(Scratch, request) % 8 == 0);
+        assert!(core::mem::offset_of!(RequestState, sw8) % 8 == 0);
+        assert!(core::mem::offset_of!(Scratch, incoming) % 8 == 0);
+        assert!(core::mem::offset_of!(Incoming, sw8) % 8 == 0);
+    }
+    let Some(scratch) = scratch::taken(slot) else {
+        return 0;
+    };
+    let text = if of == Sw8Of::Request as u32 {
+        scratch.request.sw8.as_ptr()
+    } else {
+        scratch.incoming.sw8.as_ptr()
+    };
+    // SAFETY: aligned as asserted.
+    unsafe { hash::of_text::<{ SW8_MAX / 8 }>(text.cast(), len) }
+}
+
 #[inline(always)]
 fn read_trace(scratch: &mut Scratch) {
     let state = &mut scratch.request;
     if state.sw8_len != 0 {
-        if sw8::scan(&state.sw8, u32::from(state.sw8_len), &mut scratch.sw8_places) {
-            let (at, len) = scratch.sw8_places.trace_id();
-            state.sw8_trace_at = at as u16;
-            state.sw8_trace_len = len as u16;
+        let len = u32::from(state.sw8_len);
+        let end = walk_sw8(scratch.slot, len);
+        if sw8::is_whole(&state.sw8, len, end, &scratch.sw8_places) {
+            let (trace_at, trace_len) = scratch.sw8_places.trace_id();
+            state.sw8_trace_at = trace_at as u16;
+            state.sw8_trace_len = trace_len as u16;
             state.trace_id = [0; 16];
             state.flags |= REQUEST_SW8_CONTINUED;
             if state.sw8_hash == 0 {
-                state.sw8_hash = hash::fnv1a64(&state.sw8, u32::from(state.sw8_len));
+                state.sw8_hash = hash_sw8(scratch.slot, Sw8Of::Request as u32, len);
             }
         } else {
             state.flags |= REQUEST_SW8_MALFORMED;
@@ -347,45 +414,18 @@ pub(crate) fn emit_request(
         return Some(());
     }
     let pattern = scratch.pattern.as_ptr();
-    let record = scratch.record.as_mut_ptr();
-    let mut at = size_of::<RequestEvent>() as u32;
-    at += append_messages(record, at, event.flags, &scratch.messages);
-    at += append::<METHOD_MAX>(record, at, state.method.as_ptr(), event.method_len);
-    at += append::<PATH_MAX>(record, at, state.path.as_ptr(), event.path_len);
-    at += append::<HOST_MAX>(record, at, state.host.as_ptr(), event.host_len);
-    at += append::<PATTERN_MAX>(record, at, pattern, event.pattern_len);
-    at += append::<256>(record, at, state.operation.as_ptr(), event.operation_len);
-    at += append::<SW8_MAX>(record, at, state.sw8.as_ptr(), event.sw8_len);
-    at += append::<CORRELATION_MAX>(record, at, state.correlation.as_ptr(), event.correlation_len);
-    at += append::<SW8_X_MAX>(record, at, state.sw8_x.as_ptr(), event.sw8_x_len);
-    at += append::<TRACEPARENT_BYTES>(record, at, state.traceparent.as_ptr(), event.traceparent_len);
-    // SAFETY: the record is larger than the event, and 8-aligned.
-    unsafe { record.cast::<RequestEvent>().write(event) };
-    if at > HEAD_MAX as u32 {
-        at = HEAD_MAX as u32;
-    }
-    emit::send(record, u64::from(at))
-}
-
-/// Appends the messages of a stream to a record that has them; how many bytes they took.
-#[inline(always)]
-pub(super) fn append_messages(record: *mut u8, at: u32, flags: u32, messages: &BothWays) -> u32 {
-    const BYTES: usize = size_of::<BothWays>();
-    if flags & MESSAGES_COUNTED == 0 {
-        return 0;
-    }
-    append::<BYTES>(record, at, (&raw const *messages).cast(), BYTES as u16)
-}
-
-/// Appends a string to a record; how many bytes it took.
-#[inline(always)]
-pub(crate) fn append<const MAX: usize>(record: *mut u8, at: u32, from: *const u8, len: u16) -> u32 {
-    if len == 0 {
-        return 0;
-    }
-    let at = at & (HEAD_MAX as u32 - 1);
-    // SAFETY: masked; behind `HEAD_MAX` the record has slack for the longest string.
-    memory::copy::<MAX>(from, u32::from(len), unsafe { record.add(at as usize) })
+    let mut record = Record::begin::<RequestEvent>(scratch);
+    record.append_messages(event.flags, &scratch.messages);
+    record.append::<METHOD_MAX>(state.method.as_ptr(), event.method_len);
+    record.append::<PATH_MAX>(state.path.as_ptr(), event.path_len);
+    record.append::<HOST_MAX>(state.host.as_ptr(), event.host_len);
+    record.append::<PATTERN_MAX>(pattern, event.pattern_len);
+    record.append::<256>(state.operation.as_ptr(), event.operation_len);
+    record.append::<SW8_MAX>(state.sw8.as_ptr(), event.sw8_len);
+    record.append::<CORRELATION_MAX>(state.correlation.as_ptr(), event.correlation_len);
+    record.append::<SW8_X_MAX>(state.sw8_x.as_ptr(), event.sw8_x_len);
+    record.append::<TRACEPARENT_BYTES>(state.traceparent.as_ptr(), event.traceparent_len);
+    record.send(event)
 }
 
 // === impl RequestState ===

@@ -7,12 +7,13 @@ use probe_common::{
         EventKind,
         go::net_http::{ParentFound, REQUEST_OPERATION_SENT, REQUEST_SW8_CONTINUED},
     },
+    hex,
     key::GoroutineKey,
     limits::{
         CORRELATION_MAX, METHOD_MAX, NAME_BASE64_MAX, OPERATION_MAX, PATH_MAX, PEER_MAX, TRACE_ID_BASE64_MAX,
         TRACEPARENT_LEN,
     },
-    operation,
+    operation::{self, Source},
     propagation::{Outcome, Prepared},
     target::{TARGET_KEEP_PATHS, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
 };
@@ -23,9 +24,9 @@ use crate::{
         net_http::read_pattern,
         request::{self, RequestState},
     },
-    memory,
+    memory::{self, copy_id},
     sampling::SAMPLED_OUT,
-    scratch::{self, Scratch},
+    scratch::{self, PLAIN_BYTES, Scratch},
 };
 
 /// Writes the header for `call` into `scratch.prepared`, for HTTP/2 if `H2`; nothing if it would be too long.
@@ -40,7 +41,7 @@ pub(crate) fn write<const H2: bool>(
     scratch.prepared.clear();
     scratch.prepared.forwarded_hash = 0;
     scratch.trace_base64_len.set(0);
-    scratch.w3c_trace_id = call.trace_id;
+    copy_id(&call.trace_id, &mut scratch.w3c_trace_id);
     // By `sw8`, agents would take the trace for one that is recorded, whatever its first field says.
     let propagate_sw8 = target.flags & TARGET_PROPAGATE_SW8 != 0 && call.flags & SAMPLED_OUT == 0;
     match parent {
@@ -194,16 +195,42 @@ pub(crate) extern "C" fn name_operation(
     let Some(scratch) = scratch::taken(slot) else {
         return 0;
     };
-    operation::write(
-        &scratch.method,
-        method_and_pattern >> 16,
-        &scratch.pattern,
-        method_and_pattern & 0xffff,
-        &scratch.path,
-        path_len,
-        keep_path,
-        &mut scratch.operation,
-    ) as u32
+    // By way of a pointer, since `append_part` takes the scratch anew.
+    let out = &raw mut scratch.operation;
+    // SAFETY: the scratch's own.
+    unsafe {
+        operation::write_by(
+            &scratch.method,
+            method_and_pattern >> 16,
+            &scratch.pattern,
+            method_and_pattern & 0xffff,
+            path_len,
+            keep_path,
+            out,
+            |source, from, count| {
+                append_part(slot, source as u32, from, count);
+            },
+        )
+    }
+}
+
+/// Appends a part of the scratch's pattern or path to its operation. Global, since it is walked once that way, and not
+/// for each part.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn append_part(slot: u32, source: u32, from: u32, count: u32) -> u32 {
+    let Some(scratch) = scratch::taken(slot) else {
+        return 0;
+    };
+    let out = &mut scratch.operation;
+    if source == Source::FoldedPath as u32 {
+        operation::fold_part(out, &scratch.path, from, count);
+    } else if source == Source::Path as u32 {
+        operation::append_part(out, &scratch.path, from, count);
+    } else {
+        operation::append_part(out, &scratch.pattern, from, count);
+    }
+    0
 }
 
 /// What of the trace came in: the trace id in base64 by `sw8`, 16 bytes of it by `traceparent`. A trace that came
@@ -216,10 +243,10 @@ fn choose_trace(request: &RequestState, scratch: &mut Scratch) {
         let len = u32::from(request.sw8_trace_len);
         memory::copy::<TRACE_ID_BASE64_MAX>(from, len, scratch.trace_base64.as_mut_ptr());
         scratch.trace_base64_len.set(len);
-        scratch.w3c_trace_id = request.segment_id;
+        copy_id(&request.segment_id, &mut scratch.w3c_trace_id);
     }
     if request.traceparent_len != 0 {
-        scratch.w3c_trace_id = request.w3c_trace_id;
+        copy_id(&request.w3c_trace_id, &mut scratch.w3c_trace_id);
     }
 }
 
@@ -232,16 +259,16 @@ fn sw8<const H2: bool>(call: &CallState, target: &TargetInfo, scratch: &mut Scra
     } else {
         0
     };
-    let lines = &mut scratch.prepared;
-    begin_field::<H2, 8>(lines, b"sw8.....", 3, value_len);
-    lines.push_all(b"1-");
+    begin_field::<H2, 8>(&mut scratch.prepared, b"sw8.....", 3, value_len);
+    scratch.prepared.push_all(b"1-");
     if trace_len == 0 {
-        lines.push_id(&call.trace_id);
+        push_id(&call.trace_id, scratch);
     } else {
-        push::<TRACE_ID_BASE64_MAX>(lines, scratch.trace_base64.as_ptr(), trace_len);
+        push::<TRACE_ID_BASE64_MAX>(&mut scratch.prepared, scratch.trace_base64.as_ptr(), trace_len);
     }
-    lines.push_byte(b'-');
-    lines.push_id(&call.segment_id);
+    scratch.prepared.push_byte(b'-');
+    push_id(&call.segment_id, scratch);
+    let lines = &mut scratch.prepared;
     lines.push_byte(b'-');
     lines.push_number(call.span_id);
     lines.push_byte(b'-');
@@ -257,10 +284,37 @@ fn sw8<const H2: bool>(call: &CallState, target: &TargetInfo, scratch: &mut Scra
         u32::from(target.instance_base64_len),
     );
     lines.push_byte(b'-');
-    lines.push_base64::<OPERATION_MAX, _>(&scratch.endpoint, scratch.endpoint_len.get());
-    lines.push_byte(b'-');
-    lines.push_base64::<PEER_MAX, _>(&call.peer, u32::from(call.peer_len));
-    end_field::<H2>(lines);
+    push_plain::<OPERATION_MAX>(scratch.endpoint.as_ptr(), scratch.endpoint_len.get(), scratch);
+    scratch.prepared.push_byte(b'-');
+    push_plain::<PEER_MAX>(call.peer.as_ptr(), u32::from(call.peer_len), scratch);
+    end_field::<H2>(&mut scratch.prepared);
+}
+
+/// Appends one of our ids: its 32 digits in base64.
+#[inline(always)]
+fn push_id(id: &[u8; 16], scratch: &mut Scratch) {
+    hex::encode(id, &mut scratch.plain, 0);
+    append_base64(scratch.slot, 32);
+}
+
+/// Appends the first `len` bytes, at most `MAX`, in base64.
+#[inline(always)]
+fn push_plain<const MAX: usize>(from: *const u8, len: u32, scratch: &mut Scratch) {
+    const { assert!(MAX <= PLAIN_BYTES) };
+    let len = memory::copy::<MAX>(from, len, scratch.plain.as_mut_ptr());
+    append_base64(scratch.slot, len);
+}
+
+/// Appends the first `len` bytes of the scratch's plain text in base64. A global function, as the two above are.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn append_base64(slot: u32, len: u32) -> u32 {
+    if let Some(scratch) = scratch::taken(slot) {
+        scratch
+            .prepared
+            .push_base64::<PLAIN_BYTES, _>(&scratch.plain, len);
+    }
+    0
 }
 
 /// What [`sw8`] will write: HPACK has a value's length before it.

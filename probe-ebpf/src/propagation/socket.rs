@@ -2,6 +2,8 @@
 //! behind the request line of the message that the program writes. The program's `write` returns what it would
 //! have returned.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -14,7 +16,7 @@ use aya_ebpf::{
     programs::{SkBuffContext, SkMsgContext, SockOpsContext},
 };
 use probe_common::{
-    array, hash,
+    array,
     key::SocketKey,
     limits::{HEAD_MAX, PREPARED_MAX, SOCKETS_MAX, SW8_MAX},
     loss::LossReason,
@@ -25,7 +27,10 @@ use probe_common::{
 use super::{frames, hop};
 use crate::{
     emit,
-    go::connection::mapped,
+    go::{
+        connection::mapped,
+        request::{Sw8Of, hash_of_sw8},
+    },
     head,
     log::kernel_log,
     maps::{FRAMED, PREPARED},
@@ -241,20 +246,26 @@ fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u
         let len = memory::copy::<HEAD_MAX>(data as *const u8, seen, text);
         head::scan(scratch, len, true);
         let text = scratch.text.as_ptr();
-        let head = &scratch.head;
-        let mut at = head.request_line_end & (HEAD_MAX as u32 * 2 - 1);
-        if at == 0 || head.request_line != 0 || !starts_with_method(text) {
+        let head::Head {
+            request_line,
+            request_line_end,
+            sw8,
+            sw8_line,
+            ..
+        } = scratch.head;
+        let mut at = request_line_end & (HEAD_MAX as u32 * 2 - 1);
+        if at == 0 || request_line != 0 || !starts_with_method(text) {
             return (SK_PASS, Outcome::NoRequestLine);
         }
         let mut outcome = Outcome::Inserted;
-        if head.sw8.len != 0 {
-            if !forwarded(text, head, prepared, &mut scratch.request.sw8) {
+        if sw8.len != 0 {
+            if !forwarded(text, sw8, prepared, scratch) {
                 return (SK_PASS, Outcome::Present);
             }
             // The program passes on the header it came with, as a reverse proxy does: it would name the wrong
             // parent. The line goes, ours comes.
-            let line = head.sw8_line;
-            let line_len = head.sw8.at + head.sw8.len - line;
+            let line = sw8_line;
+            let line_len = sw8.at + sw8.len - line;
             let end = ((line + line_len) & (HEAD_MAX as u32 - 1)) as usize;
             let ends_as_usual = *text.add(end) == b'\r' && *text.add(end + 1) == b'\n';
             if line < at || !ends_as_usual || bpf_msg_pop_data(msg, line, line_len + 2, 0) != 0 {
@@ -289,6 +300,7 @@ fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u
 #[inline(always)]
 pub(super) unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, gap: u32, len: u32) -> bool {
     const STRIDE: usize = 32;
+    const { assert!(core::mem::offset_of!(Prepared, lines) % 8 == 0) };
     // SAFETY: each store is checked against the end of the data, each load against the entry's size.
     unsafe {
         let start = data(msg) + (gap & (HEAD_MAX as u32 * 2 - 1)) as usize;
@@ -304,29 +316,70 @@ pub(super) unsafe fn fill(msg: *mut sk_msg_md, prepared: &Prepared, gap: u32, le
             if start + at + STRIDE > end {
                 return false;
             }
-            let to = (start + at) as *mut u64;
+            let to = start + at;
             let from = lines.add(at).cast::<u64>();
-            to.write_unaligned(from.read_unaligned());
-            to.add(1).write_unaligned(from.add(1).read_unaligned());
-            to.add(2).write_unaligned(from.add(2).read_unaligned());
-            to.add(3).write_unaligned(from.add(3).read_unaligned());
+            store(to, *from);
+            store(to + 8, *from.add(1));
+            store(to + 16, *from.add(2));
+            store(to + 24, *from.add(3));
             at += STRIDE;
         }
-        let mut at = len as usize & !(STRIDE - 1) & (PREPARED_MAX - 1);
-        let mut rest = 0;
-        while rest < STRIDE - 1 {
-            if at >= len as usize {
-                return true;
-            }
-            if start + at + 1 > end {
-                return false;
-            }
-            *((start + at) as *mut u8) = *lines.add(at & (PREPARED_MAX - 1));
-            at += 1;
-            rest += 1;
-        }
-        true
+        // Not as the loop has left it: so all its ends go on as one.
+        // SAFETY: a live number; volatile, or the verifier would know how far the strides came.
+        let rest = core::ptr::read_volatile(&raw const prepared.len) as usize & (PREPARED_MAX - 1);
+        let at = rest & !(STRIDE - 1) & (PREPARED_MAX - 1);
+        fill_rest::<16>(start, end, lines, at, rest)
+            && fill_rest::<8>(start, end, lines, at, rest)
+            && fill_rest::<4>(start, end, lines, at, rest)
+            && fill_rest::<2>(start, end, lines, at, rest)
+            && fill_rest::<1>(start, end, lines, at, rest)
     }
+}
+
+/// Copies `STEP` bytes, if the strides, which came up to `at`, and larger steps have left as many.
+#[inline(always)]
+unsafe fn fill_rest<const STEP: usize>(
+    start: usize,
+    end: usize,
+    lines: *const u8,
+    at: usize,
+    rest: usize,
+) -> bool {
+    if rest & STEP == 0 {
+        return true;
+    }
+    let at = at | (rest & (32 - 2 * STEP));
+    // SAFETY: as in `fill`.
+    unsafe {
+        let to = start + at;
+        if to + STEP > end {
+            return false;
+        }
+        let from = lines.add(at & (PREPARED_MAX - 1) & !(STEP - 1));
+        match STEP {
+            16 => {
+                store(to, *from.cast::<u64>());
+                store(to + 8, *from.cast::<u64>().add(1));
+            }
+            8 => store(to, *from.cast::<u64>()),
+            4 => {
+                asm!("*(u32 *)({0} + 0) = {1}", in(reg) to, in(reg) u64::from(*from.cast::<u32>()), options(nostack))
+            }
+            2 => {
+                asm!("*(u16 *)({0} + 0) = {1}", in(reg) to, in(reg) u64::from(*from.cast::<u16>()), options(nostack))
+            }
+            _ => *(to as *mut u8) = *from,
+        }
+    }
+    true
+}
+
+/// Stores a word wherever the message has it: the compiler would take it apart into bytes, for the processors that want
+/// words in their places.
+#[inline(always)]
+unsafe fn store(to: usize, word: u64) {
+    // SAFETY: the caller's place; one instruction.
+    unsafe { asm!("*(u64 *)({0} + 0) = {1}", in(reg) to, in(reg) word, options(nostack)) }
 }
 
 #[inline(always)]
@@ -351,17 +404,13 @@ unsafe fn starts_with_method(text: *const u8) -> bool {
 
 /// Whether the request's own `sw8` is the one its parent came with.
 #[inline(always)]
-unsafe fn forwarded(
-    text: *const u8,
-    head: &head::Head,
-    prepared: &Prepared,
-    value: &mut [u8; SW8_MAX],
-) -> bool {
-    if prepared.forwarded_hash == 0 || head.sw8.len >= SW8_MAX as u32 {
+unsafe fn forwarded(text: *const u8, own: head::Place, prepared: &Prepared, scratch: &mut Scratch) -> bool {
+    if prepared.forwarded_hash == 0 || own.len >= SW8_MAX as u32 {
         return false;
     }
-    let at = (head.sw8.at & (HEAD_MAX as u32 - 1)) as usize;
+    let at = (own.at & (HEAD_MAX as u32 - 1)) as usize;
+    let value = scratch.request.sw8.as_mut_ptr();
     // SAFETY: masked to the text; the copy fails rather than reads beyond it.
-    let len = memory::copy::<SW8_MAX>(unsafe { text.add(at) }, head.sw8.len, value.as_mut_ptr());
-    hash::fnv1a64(value, len) == prepared.forwarded_hash
+    let len = memory::copy::<SW8_MAX>(unsafe { text.add(at) }, own.len, value);
+    hash_of_sw8(scratch, Sw8Of::Request, len) == prepared.forwarded_hash
 }

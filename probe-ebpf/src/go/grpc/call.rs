@@ -16,7 +16,6 @@ use probe_common::{
         },
     },
     field::{GoField, Offsets},
-    hash,
     key::{GoroutineKey, HopKey, PointerKey},
     limits::{HOST_MAX, OPEN_REQUESTS_MAX, PATH_MAX},
     loss::LossReason,
@@ -31,7 +30,8 @@ use crate::{
         self, Hit, Registers,
         call::{CallState, emit_call, find_parent, outcome, snapshot, snapshot_value},
         connection::socket,
-        header_fields::{self, Incoming},
+        header_fields,
+        request::{Sw8Of, hash_of_sw8},
     },
     log::kernel_log,
     memory::{self, GoInterface, GoString},
@@ -203,7 +203,7 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
     };
     let _counted = scratch::with(|scratch| {
         let noted = header_fields::note(fields, scratch).is_some();
-        if noted && scratch.incoming.has_sw8() && !forwards(state, tgid, &scratch.incoming) {
+        if noted && scratch.incoming.has_sw8() && !forwards(state, tgid, scratch) {
             state.outcome = Outcome::Present as u32;
             return emit::lose::<()>(LossReason::PropagationPresent);
         }
@@ -215,8 +215,8 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
 
 /// Whether the `sw8` among the fields is the one that the call's parent came with.
 #[inline(always)]
-fn forwards(state: &CallState, tgid: u32, fields: &Incoming) -> bool {
-    let own = hash::fnv1a64(&fields.sw8, u32::from(fields.sw8_len));
+fn forwards(state: &CallState, tgid: u32, scratch: &Scratch) -> bool {
+    let own = hash_of_sw8(scratch, Sw8Of::Incoming, u32::from(scratch.incoming.sw8_len));
     header::forwards(state, tgid, own)
 }
 

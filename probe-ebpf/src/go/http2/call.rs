@@ -10,7 +10,6 @@ use aya_ebpf::{
 use probe_common::{
     event::EventKind,
     field::{GoField, Offsets},
-    hash,
     key::{GoroutineKey, HopKey, PointerKey},
     limits::{OPEN_REQUESTS_MAX, SW8_MAX},
     loss::LossReason,
@@ -27,6 +26,7 @@ use crate::{
         connection::socket,
         map::values_of_sw8,
         net_http,
+        request::{Sw8Of, hash_of_sw8},
     },
     memory::{self, GoString},
     propagation::{frames, header, hop},
@@ -257,9 +257,11 @@ fn is_forwarded(values: GoString, state: &CallState, tgid: u32, scratch: &mut Sc
     if value.len >= SW8_MAX as u64 {
         return false;
     }
-    let kept = &mut scratch.incoming.sw8;
-    match memory::read_string::<SW8_MAX>(value, kept.as_mut_ptr()) {
-        Some(len) => header::forwards(state, tgid, hash::fnv1a64(kept, u32::from(len))),
+    match memory::read_string::<SW8_MAX>(value, scratch.incoming.sw8.as_mut_ptr()) {
+        Some(len) => {
+            let own = hash_of_sw8(scratch, Sw8Of::Incoming, u32::from(len));
+            header::forwards(state, tgid, own)
+        }
         None => false,
     }
 }

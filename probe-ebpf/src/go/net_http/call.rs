@@ -10,6 +10,7 @@ use probe_common::{
     key::{GoroutineKey, HopKey},
     limits::{HOST_MAX, METHOD_MAX, PATH_MAX, PEER_MAX},
     loss::LossReason,
+    peer,
     propagation::Outcome,
     target::{TARGET_KEEP_PATHS, TargetInfo},
 };
@@ -117,21 +118,7 @@ fn read_request(state: &mut CallState, request: u64, offsets: &Offsets, window: 
 /// A peer is an address and a port, also where the URL leaves the scheme's own port out.
 #[inline(always)]
 fn add_default_port(state: &mut CallState) {
-    let mut colon = false;
-    let mut index: usize = 0;
-    while index < HOST_MAX {
-        if index >= state.peer_len as usize {
-            break;
-        }
-        // The brackets around an IPv6 address hold colons of its own.
-        match state.peer[index] {
-            b':' => colon = true,
-            b']' => colon = false,
-            _ => {}
-        }
-        index += 1;
-    }
-    if colon || state.peer_len == 0 {
+    if state.peer_len == 0 || peer::has_port(&state.peer, u32::from(state.peer_len)) {
         return;
     }
     let at = state.peer_len as usize & (PEER_MAX - 1);
