@@ -11,6 +11,7 @@ pub mod child;
 pub mod cross;
 pub mod debian;
 pub mod demo;
+pub mod fuzz;
 pub mod go;
 pub mod http;
 pub mod oap;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, oap, offsets, process, test, toolchain, vm};
+use xtask::{bench, build, demo, fuzz, oap, offsets, process, test, toolchain, vm};
 
 /// The project's tools
 #[derive(Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Offsets(offsets::Options),
     /// Measure what tracing costs
     Bench(bench::Options),
+    /// Give the parsers of foreign bytes made-up ones, for some seconds each
+    Fuzz(fuzz::Options),
     /// Boot Debian's kernels in software and trace Go programs on them
     Vm(vm::Options),
     /// Run a real SkyWalking OAP on the loopback address until Ctrl-C
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Offsets(options) => offsets::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(options) => fuzz::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Vm(options) => vm::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Oap { version } => oap::run(&version, oap::Ports::CUSTOMARY).map(|()| ExitCode::SUCCESS),
     };

@@ -1,6 +1,8 @@
 //! `/proc`: which processes there are, and what is known of one. Processes come and go while they are read, so
 //! "gone" is an answer here and no error.
 
+pub mod parse;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
@@ -22,12 +24,8 @@ const ENVIRONMENT_MAX_BYTES: u64 = 1024 * 1024;
 /// How often, and with what pause, a process in the midst of an exec is asked for its environment.
 const EXEC_LOOKS: usize = 20;
 const EXEC_LOOK_PAUSE: Duration = Duration::from_micros(500);
-/// `PF_KTHREAD` among a task's flags.
-const KERNEL_THREAD: u32 = 0x0020_0000;
 /// What the kernel puts behind the path of an executable that was removed or replaced.
 const DELETED: &[u8] = b" (deleted)";
-/// `st` of `/proc/net/tcp`: `TCP_LISTEN`.
-const LISTEN: &str = "0A";
 
 /// Why a process that is there cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +103,7 @@ impl Process {
 
     fn look(pid: u32) -> Result<Self, Absence> {
         let stat = fs::read_to_string(proc_path(pid, "stat")).map_err(|error| absence(pid, "stat", error))?;
-        let stat = parse_stat(&stat).ok_or(Absence::Gone)?;
+        let stat = parse::stat(&stat).ok_or(Absence::Gone)?;
         if stat.is_dead {
             return Err(Absence::Gone);
         }
@@ -168,7 +166,7 @@ impl Process {
             // What was read before an error is used: the process may end at any time.
             let _ = file.take(ENVIRONMENT_MAX_BYTES).read_to_end(&mut bytes);
             if !bytes.is_empty() || self.has_environment() {
-                return parse_environment(&bytes, names);
+                return parse::environment(&bytes, names);
             }
             thread::sleep(EXEC_LOOK_PAUSE);
         }
@@ -179,7 +177,7 @@ impl Process {
     /// the new environment does.
     fn has_environment(&self) -> bool {
         let stat = fs::read_to_string(proc_path(self.pid, "stat"));
-        stat.is_ok_and(|stat| parse_stat(&stat).is_none_or(|stat| stat.has_environment))
+        stat.is_ok_and(|stat| parse::stat(&stat).is_none_or(|stat| stat.has_environment))
     }
 
     /// Nothing when the process is gone or may not be read.
@@ -255,7 +253,7 @@ impl Listeners {
             };
             tables
                 .iter()
-                .flat_map(|table| table.lines().filter_map(parse_listener))
+                .flat_map(|table| table.lines().filter_map(parse::listener))
                 .collect()
         })
     }
@@ -290,58 +288,6 @@ fn thread_group(pid: u32) -> Result<u32, Absence> {
         .lines()
         .find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
     group.ok_or(Absence::Gone)
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    is_dead: bool,
-    is_kernel_thread: bool,
-    start_ticks: u64,
-    has_environment: bool,
-}
-
-/// The name in the second field may hold anything, blanks and brackets too: what follows its last bracket counts.
-fn parse_stat(stat: &str) -> Option<Stat> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    // The numbers are those of proc(5), whose field 3 comes first here.
-    let fields: Vec<_> = rest.split_ascii_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3);
-    let flags: u32 = field(9)?.parse().ok()?;
-    Some(Stat {
-        is_dead: matches!(*field(3)?, "Z" | "X" | "x"),
-        is_kernel_thread: flags & KERNEL_THREAD != 0,
-        start_ticks: field(22)?.parse().ok()?,
-        has_environment: field(51).is_some_and(|end| *end != "0"),
-    })
-}
-
-fn parse_environment(bytes: &[u8], names: &[&'static str]) -> BTreeMap<&'static str, String> {
-    let mut found = BTreeMap::new();
-    for entry in bytes.split(|byte| *byte == 0) {
-        let Some(equals) = entry.iter().position(|byte| *byte == b'=') else {
-            continue;
-        };
-        let (name, value) = entry.split_at(equals);
-        let Some(name) = names.iter().find(|wanted| wanted.as_bytes() == name) else {
-            continue;
-        };
-        let value = String::from_utf8_lossy(value.get(1..).unwrap_or_default()).into_owned();
-        if !value.is_empty() {
-            // The first of two counts, as it does for getenv.
-            found.entry(*name).or_insert(value);
-        }
-    }
-    found
-}
-
-/// Socket inode and port of a line of `net/tcp` or `net/tcp6` that describes a listening socket.
-fn parse_listener(line: &str) -> Option<(u64, u16)> {
-    let mut fields = line.split_ascii_whitespace();
-    let local = fields.nth(1)?;
-    let state = fields.nth(1)?;
-    let inode = fields.nth(5)?.parse().ok()?;
-    let (_, port) = local.rsplit_once(':')?;
-    (state == LISTEN).then_some((inode, u16::from_str_radix(port, 16).ok()?))
 }
 
 fn without_deleted(exe: PathBuf) -> PathBuf {
@@ -501,31 +447,31 @@ mod tests {
     fn stat_with_a_name_full_of_brackets() {
         let fields = (12..=52).map(|number| format!(" {number}")).collect::<String>();
         let line = format!("42 (a) R (b) ) S 1 42 42 0 -1 4194560 10 11{fields}\n");
-        let expected = Stat {
+        let expected = parse::Stat {
             is_dead: false,
             is_kernel_thread: false,
             start_ticks: 22,
             has_environment: true,
         };
-        assert_eq!(parse_stat(&line), Some(expected));
+        assert_eq!(parse::stat(&line), Some(expected));
         assert!(
-            parse_stat(&line.replace("4194560", "69238848"))
+            parse::stat(&line.replace("4194560", "69238848"))
                 .unwrap()
                 .is_kernel_thread
         );
-        assert!(!parse_stat(&line.replace(" 51 ", " 0 ")).unwrap().has_environment);
-        assert_eq!(parse_stat("42 (a) Z 1"), None);
-        assert_eq!(parse_stat(""), None);
+        assert!(!parse::stat(&line.replace(" 51 ", " 0 ")).unwrap().has_environment);
+        assert_eq!(parse::stat("42 (a) Z 1"), None);
+        assert_eq!(parse::stat(""), None);
     }
 
     #[test]
     fn only_listening_lines_count() {
         let listening =
             "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4711 1";
-        assert_eq!(parse_listener(listening), Some((4711, 8080)));
-        assert_eq!(parse_listener(&listening.replace(" 0A ", " 01 ")), None);
+        assert_eq!(parse::listener(listening), Some((4711, 8080)));
+        assert_eq!(parse::listener(&listening.replace(" 0A ", " 01 ")), None);
         assert_eq!(
-            parse_listener("  sl  local_address rem_address   st tx_queue"),
+            parse::listener("  sl  local_address rem_address   st tx_queue"),
             None
         );
     }

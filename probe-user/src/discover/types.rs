@@ -117,7 +117,7 @@ pub fn load_bias(pid: u32, binary: &GoBinary) -> Result<u64, LoadBiasError> {
 }
 
 /// The executable's first code mapping tells it: where a segment is, less where its program header puts it.
-fn bias_from_maps(maps: &str, program: &str, segments: &[Segment]) -> Option<u64> {
+pub fn bias_from_maps(maps: &str, program: &str, segments: &[Segment]) -> Option<u64> {
     maps.lines().find_map(|line| {
         let mut columns = line.splitn(6, ' ');
         let (range, rights, offset) = (columns.next()?, columns.next()?, columns.next()?);
