@@ -69,6 +69,10 @@ impl Reader {
             }
             let drained_ns = clock::now_boot_ns();
             let stalled = drained_ns > last_ns + STALL.as_nanos() as u64;
+            if stalled {
+                // The clock may have been set while we stood still, as it is after a suspend.
+                wall = WallClock::read();
+            }
             while self.drain(wall, &mut finished) == BATCH_RECORDS {
                 let stalled = stalled && clock::now_boot_ns() < drained_ns + CATCHING_UP.as_nanos() as u64;
                 self.wait_for_room(stalled);

@@ -34,6 +34,10 @@ enum Step {
     Tick {
         now_ns: u64,
     },
+    /// The wall clock is set: it is so far from the kernel's from here on.
+    Clock {
+        offset_ns: i64,
+    },
     Flush {},
 }
 
@@ -50,6 +54,7 @@ fn play(case: &str) -> String {
     let mut tracer = Tracer::new(Settings::default());
     let mut types = Types::default();
     let mut played = String::new();
+    let mut clock_offset_ns = 1_700_000_000_000_000_000;
     for line in case
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -74,12 +79,13 @@ fn play(case: &str) -> String {
                 }
                 Step::Remove { tgid, now_ns } => tracer.remove_target(tgid, now_ns),
                 Step::Tick { now_ns } => tracer.tick(now_ns, &mut out),
+                Step::Clock { offset_ns } => clock_offset_ns = offset_ns,
                 Step::Flush {} => tracer.flush(&mut out),
             }
         } else {
             let bytes = Recorded::from_line(line).expect(line).to_bytes(&mut types);
             let event = decode(&bytes).expect(line);
-            tracer.on_event(&event, 1_700_000_000_000_000_000, &Names(&types), &mut out);
+            tracer.on_event(&event, clock_offset_ns, &Names(&types), &mut out);
         }
         out.sort_by(|one, other| one.segment_id.cmp(&other.segment_id));
         for segment in &out {
