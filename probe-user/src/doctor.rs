@@ -27,7 +27,7 @@ pub enum Unfit {
     Lockdown,
     #[error(
         "tracing needs root, or at least {needed} (missing: {missing}): run it with sudo, or give its file the rights \
-        for everything with `setcap cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+ep FILE`"
+        for everything with `setcap cap_sys_admin,cap_sys_ptrace,cap_dac_read_search,cap_lease+ep FILE`"
     )]
     Rights { needed: String, missing: String },
 }

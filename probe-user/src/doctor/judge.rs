@@ -88,7 +88,11 @@ fn processor(facts: &Facts) -> Check {
 /// The capabilities that make a difference on this kernel.
 fn useful(facts: &Facts) -> Vec<Capability> {
     let mut useful = needed(&facts.kernel);
-    useful.extend([Capability::SysPtrace, Capability::DacReadSearch]);
+    useful.extend([
+        Capability::SysPtrace,
+        Capability::DacReadSearch,
+        Capability::Lease,
+    ]);
     if facts
         .kernel
         .version()
@@ -122,6 +126,11 @@ fn capabilities(facts: &Facts) -> Check {
         consequences.push(
             "connections that other users' processes have open get no headers, and `--port` finds only your own \
             processes",
+        );
+    }
+    if missing.contains(&Capability::Lease) {
+        consequences.push(
+            "processes of other users' programs that start while the probe runs are traced two seconds later only",
         );
     }
     if missing.contains(&Capability::SysResource) {
@@ -478,12 +487,16 @@ mod tests {
             line(&without(Capability::SysResource), "capabilities").state,
             State::Ok
         );
+        let check = line(&without(Capability::Lease), "capabilities");
+        assert_eq!(check.state, State::Limited);
+        assert!(check.consequence.contains("two seconds later"), "{check:?}");
         let report = judged(|facts| {
             facts.kernel.release = "5.10.0-28-amd64".to_owned();
             facts.capabilities = Capabilities::of(&[
                 Capability::SysAdmin,
                 Capability::SysPtrace,
                 Capability::DacReadSearch,
+                Capability::Lease,
             ]);
         });
         assert!(
@@ -506,7 +519,7 @@ mod tests {
             rights(&[Capability::Bpf]),
             "tracing needs root, or at least CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (missing: CAP_PERFMON and \
             CAP_NET_ADMIN): run it with sudo, or give its file the rights for everything with `setcap \
-            cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+ep FILE`"
+            cap_sys_admin,cap_sys_ptrace,cap_dac_read_search,cap_lease+ep FILE`"
         );
         let new = Kernel {
             release: "6.18.44".to_owned(),

@@ -90,10 +90,11 @@ pub enum Capability {
     NetAdmin,
     SysAdmin,
     SysResource,
+    Lease,
 }
 
 impl Capability {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Bpf,
         Self::Perfmon,
         Self::SysPtrace,
@@ -101,6 +102,7 @@ impl Capability {
         Self::NetAdmin,
         Self::SysAdmin,
         Self::SysResource,
+        Self::Lease,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -112,6 +114,7 @@ impl Capability {
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::SysResource => "CAP_SYS_RESOURCE",
+            Self::Lease => "CAP_LEASE",
         }
     }
 
@@ -125,6 +128,7 @@ impl Capability {
             Self::NetAdmin => "the map of sockets whose requests get headers",
             Self::SysAdmin => "attaching uprobes, and loading kernel programs",
             Self::SysResource => "locking memory for maps on kernels before 5.11",
+            Self::Lease => "holding other users' programs while hooks are in their files",
         }
     }
 
@@ -137,6 +141,7 @@ impl Capability {
             Self::NetAdmin => CapabilitySet::NET_ADMIN,
             Self::SysAdmin => CapabilitySet::SYS_ADMIN,
             Self::SysResource => CapabilitySet::SYS_RESOURCE,
+            Self::Lease => CapabilitySet::LEASE,
         }
     }
 }
@@ -171,7 +176,8 @@ impl Capabilities {
             Capability::SysPtrace
             | Capability::DacReadSearch
             | Capability::SysAdmin
-            | Capability::SysResource => false,
+            | Capability::SysResource
+            | Capability::Lease => false,
         };
         stands_in || self.0.contains(&capability)
     }
