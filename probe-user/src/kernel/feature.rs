@@ -315,7 +315,8 @@ mod tests {
             [
                 Capability::SysPtrace,
                 Capability::DacReadSearch,
-                Capability::SysResource
+                Capability::SysResource,
+                Capability::Lease
             ]
         );
         let rights = Capabilities::of(&[Capability::Bpf]);
