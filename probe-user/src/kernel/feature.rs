@@ -345,6 +345,7 @@ mod tests {
             (Capability::NetAdmin, 12),
             (Capability::SysAdmin, 21),
             (Capability::SysResource, 24),
+            (Capability::Lease, 28),
         ] {
             assert_eq!(
                 ours.0.contains(&capability),
