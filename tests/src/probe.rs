@@ -299,7 +299,14 @@ impl Probe {
 impl Ended {
     /// The lines of the account that say what was lost.
     pub fn losses(&self) -> impl Iterator<Item = &str> {
-        self.stderr.lines().filter(|line| line.starts_with("lost in "))
+        self.stderr.lines().filter(|line| line.contains("lost in "))
+    }
+
+    /// What the processes of these services told, and nobody else.
+    pub fn of_services(mut self, names: &[&str]) -> Self {
+        self.segments
+            .retain(|segment| names.contains(&segment.service.as_str()));
+        self
     }
 
     /// How many spans were reported.

@@ -151,3 +151,17 @@ fn numbered(segments: &[Segment]) -> usize {
         .filter(|span| truth::span_number(span).is_some())
         .count()
 }
+
+/// Fails unless all that the programs wrote down is there, once and with the right parents.
+#[track_caller]
+pub fn all_is_told(records: &[Record], ended: &Ended) {
+    let account = truth::join(records, &ended.segments, true);
+    let total = account.total();
+    assert_eq!(total.found, total.made, "{account}\n{}", ended.stderr);
+    assert_eq!(
+        (total.parents.wrong, total.references.wrong, account.invented),
+        (0, 0, 0),
+        "{account}\n{}",
+        ended.stderr
+    );
+}

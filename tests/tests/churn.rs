@@ -2,7 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stdout,
     reason = "a test panics where it fails and prints its report; clippy knows only test functions"
 )]
 
@@ -18,11 +17,11 @@ use std::{
 use tests::{
     bpf, client, needs_probe,
     network::{Host, Networks},
-    probe::{Ended, Probe},
-    scene::{self, Scene, truth_program},
+    probe::Probe,
+    scene::{self, Scene, all_is_told, truth_program},
     skip::full,
     target::{Go, GoBuild, Load, Service, Target},
-    truth::{self, Record},
+    truth,
 };
 
 /// Of so many processes one is a traced Go program; the others are what a host's scripts start.
@@ -38,31 +37,6 @@ const HOOKS_MAX: usize = 30;
 const ENTRIES_MAX: usize = 50;
 
 const GROWTH_MAX_BYTES: u64 = 4 << 20;
-
-/// What the processes of these services told, and nobody else.
-fn of_services(ended: Ended, names: &[&str]) -> Ended {
-    let mut ended = ended;
-    ended
-        .segments
-        .retain(|segment| names.contains(&segment.service.as_str()));
-    ended
-}
-
-#[track_caller]
-fn all_is_told(records: &[Record], ended: &Ended) {
-    let account = truth::join(records, &ended.segments, true);
-    let total = account.total();
-    println!("{} of {} spans", total.found, total.made);
-    assert_eq!(
-        total.found, total.made,
-        "{:#?}\n{}",
-        account.examples, ended.stderr
-    );
-    assert_eq!(
-        (total.parents.wrong, total.references.wrong, account.invented),
-        (0, 0, 0)
-    );
-}
 
 /// Processor time of a process in milliseconds.
 fn cpu_ms(pid: u32) -> u64 {
@@ -184,7 +158,7 @@ fn many_short_lives_beside_a_long_one() {
     assert!(said("Process traced") > count / ONE_IN / 2, "{}", ended.stderr);
     assert_eq!(said("Process traced"), said("Process let go"));
     assert!(!ended.stderr.contains("ring_full"), "{}", ended.stderr);
-    all_is_told(&records, &of_services(ended, &["front", "back"]));
+    all_is_told(&records, &ended.of_services(&["front", "back"]));
 }
 
 #[test]

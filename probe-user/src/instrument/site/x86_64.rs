@@ -336,19 +336,21 @@ mod tests {
         find(Architecture::Amd64, SiteKind::StackCheck, body, None).unwrap()[0]
     }
 
+    /// A branch that the kernel emulates, when there is enough stack.
+    fn stack_check(at: u64) -> Spot {
+        Spot {
+            at,
+            place: Place::StackCheck,
+            emulated: true,
+            decides_on: None,
+        }
+    }
+
     #[test]
     fn the_branch_of_a_small_frame() {
         // cmp rsp, [r14+16]; jbe +2; ret
         let body = [0x49, 0x3b, 0x66, 0x10, 0x76, 0x02, 0xc3];
-        assert_eq!(
-            entry(&body),
-            Spot {
-                at: 4,
-                place: Place::StackCheck,
-                emulated: true,
-                decides_on: None
-            }
-        );
+        assert_eq!(entry(&body), stack_check(4));
     }
 
     #[test]
@@ -358,15 +360,7 @@ mod tests {
             0x4c, 0x8d, 0xa4, 0x24, 0x00, 0xff, 0xff, 0xff, 0x4d, 0x3b, 0x66, 0x10, 0x0f, 0x86, 0x00, 0x01,
             0x00, 0x00,
         ];
-        assert_eq!(
-            entry(&body),
-            Spot {
-                at: 12,
-                place: Place::StackCheck,
-                emulated: true,
-                decides_on: None
-            }
-        );
+        assert_eq!(entry(&body), stack_check(12));
     }
 
     #[test]
@@ -376,15 +370,7 @@ mod tests {
             0x49, 0x89, 0xe4, 0x49, 0x81, 0xec, 0x00, 0x00, 0x02, 0x00, 0x72, 0x40, 0x4d, 0x3b, 0x66, 0x10,
             0x76, 0x40,
         ];
-        assert_eq!(
-            entry(&body),
-            Spot {
-                at: 16,
-                place: Place::StackCheck,
-                emulated: true,
-                decides_on: None
-            }
-        );
+        assert_eq!(entry(&body), stack_check(16));
     }
 
     #[test]
