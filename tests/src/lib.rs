@@ -6,6 +6,7 @@ pub mod fake_oap;
 pub mod go_http2;
 pub mod graphql;
 pub mod http2;
+pub mod kubernetes;
 pub mod line;
 pub mod network;
 pub mod oap;

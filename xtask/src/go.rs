@@ -1,6 +1,9 @@
 //! Go toolchains of any release: the one on the machine, one in the cache, or one fetched as a Go module.
 
+pub mod programs;
+
 use std::{
+    ffi::OsStr,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -136,28 +139,42 @@ fn version_of(command: &Path) -> Result<String> {
 #[serde(rename_all = "PascalCase")]
 struct Downloaded {
     dir: Option<PathBuf>,
+    go_mod: Option<PathBuf>,
     error: Option<String>,
 }
 
-/// Fills the folder `place` with the release's toolchain.
-fn fetch(local: &Path, version: &str, place: &Path) -> Result<()> {
-    step(format!("getting Go {version} into the cache (go mod download)"));
-    let modules = place.join("modules");
-    let output = Command::new(local)
-        .args(["mod", "download", "-json"])
-        .arg(format!("{MODULE}@v0.0.1-go{version}.{}", platform()?))
+/// Gets `module@version` into Go's cache of modules.
+fn downloaded(go: &Path, module: &str) -> Result<Downloaded> {
+    download(go, module, &[])
+}
+
+fn download(go: &Path, module: &str, environment: &[(&str, &OsStr)]) -> Result<Downloaded> {
+    let output = Command::new(go)
+        .args(["mod", "download", "-json", module])
         .env("GOTOOLCHAIN", "local")
-        .env("GOMODCACHE", &modules)
-        .env("GOFLAGS", "-modcacherw")
+        .envs(environment.iter().copied())
         .current_dir(std::env::temp_dir())
         .stderr(Stdio::inherit())
         .output()
         .context("run go mod download")?;
     let downloaded: Downloaded =
         serde_json::from_slice(&output.stdout).context("read what go mod download says")?;
-    if let Some(error) = downloaded.error {
-        bail!("{error}");
+    match downloaded.error {
+        Some(error) => bail!("{error}"),
+        None => Ok(downloaded),
     }
+}
+
+/// Fills the folder `place` with the release's toolchain.
+fn fetch(local: &Path, version: &str, place: &Path) -> Result<()> {
+    step(format!("getting Go {version} into the cache (go mod download)"));
+    let modules = place.join("modules");
+    let module = format!("{MODULE}@v0.0.1-go{version}.{}", platform()?);
+    let environment = [
+        ("GOMODCACHE", modules.as_os_str()),
+        ("GOFLAGS", OsStr::new("-modcacherw")),
+    ];
+    let downloaded = download(local, &module, &environment)?;
     let from = downloaded.dir.context("go mod download names no folder")?;
     // Out of the module cache: Go 1.19 takes files within one for a module's, and not for the standard library.
     for entry in from.read_dir()?.collect::<Result<Vec<_>, _>>()? {

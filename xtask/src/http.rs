@@ -1,6 +1,6 @@
 //! The little HTTP that talks to programs on this machine: one request, one answer, closed.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ fn exchange(server: SocketAddr, request: &str) -> Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    exchange_over(&mut stream, request)
+}
+
+/// Sends a request over any connection and reads one answer.
+pub fn exchange_over(stream: &mut (impl Read + Write), request: &str) -> Result<Answer> {
     stream.write_all(request.as_bytes())?;
     // Armeria 1.29 answers at once and closes three seconds later: the answer says itself where it ends.
     let mut bytes = Vec::new();

@@ -3,16 +3,16 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::child::Tied;
 use crate::debian;
 use crate::http;
 use crate::process;
+use crate::scratch;
 use crate::step::step;
 
 mod distribution;
@@ -71,7 +71,7 @@ impl Oap {
     pub fn start(version: &str, ports: Ports) -> Result<Self> {
         debian::ensure_program("java", "default-jre-headless", "Java, to run OAP")?;
         let distribution = distribution::fetch(version)?;
-        let folder = run_folder()?;
+        let folder = scratch::folder("oap")?;
         let address = |port: u16| -> Result<SocketAddr> {
             let port = if port == 0 {
                 http::free_address()?.port()
@@ -307,26 +307,6 @@ fn wait_for_port(address: SocketAddr) -> Result<()> {
         thread::sleep(Duration::from_millis(250));
     }
     Ok(())
-}
-
-/// A folder of this run's own, for config and logs. Runs that were killed left theirs: clear them.
-fn run_folder() -> Result<PathBuf> {
-    static RUNS: AtomicU32 = AtomicU32::new(0);
-    let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    let scratch = std::env::temp_dir();
-    for entry in scratch.read_dir().into_iter().flatten().filter_map(Result::ok) {
-        let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("skyprobe-oap-"))
-            .and_then(|rest| rest.split('-').next());
-        if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-    let folder = scratch.join(format!("skyprobe-oap-{}-{run}", std::process::id()));
-    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    Ok(folder)
 }
 
 /// Sums the lines of Prometheus' text form that belong to `name` and carry `label`.

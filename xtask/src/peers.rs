@@ -1,15 +1,14 @@
 //! Programs that nobody here wrote, for the tests to meet: SkyWalking's own agents, Debian's services, examples of Go
 //! modules.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cache;
 use crate::debian;
-use crate::go;
+use crate::go::programs::Programs;
 use crate::process::{check, read};
 use crate::step::step;
 use crate::toolchain;
@@ -25,10 +24,16 @@ const PYTHON_HTTP2: [&str; 2] = ["hyperframe==6.1.0", "hpack==4.2.0"];
 
 /// The examples that grpc-go comes with, and the release that they are built with: the module of the examples asks for
 /// an older one.
-const GRPC_EXAMPLES: GoPrograms = GoPrograms {
-    module: "google.golang.org/grpc/examples",
-    version: "v0.0.0-20260825154716-030ee8becb20",
-    beside: Some(("google.golang.org/grpc", "v1.85.0")),
+const GRPC_EXAMPLES: Programs = Programs {
+    modules: &[
+        (
+            "google.golang.org/grpc/examples",
+            "v0.0.0-20260825154716-030ee8becb20",
+        ),
+        ("google.golang.org/grpc", "v1.85.0"),
+    ],
+    parts: None,
+    flags: &[],
     programs: &[
         ("greeter_server", "helloworld/greeter_server"),
         ("greeter_client", "helloworld/greeter_client"),
@@ -47,10 +52,10 @@ const GRPC_EXAMPLES: GoPrograms = GoPrograms {
 
 /// The example of grpc-gateway: a program that answers HTTP by calling another by gRPC. Built with what its own module
 /// asks for.
-const GRPC_GATEWAY: GoPrograms = GoPrograms {
-    module: "github.com/grpc-ecosystem/grpc-gateway/v2",
-    version: "v2.33.0",
-    beside: None,
+const GRPC_GATEWAY: Programs = Programs {
+    modules: &[("github.com/grpc-ecosystem/grpc-gateway/v2", "v2.33.0")],
+    parts: None,
+    flags: &[],
     programs: &[
         (
             "example-gateway-server",
@@ -68,59 +73,6 @@ pub fn grpc_examples() -> Result<PathBuf> {
 /// The folder with `example-gateway-server` and `example-grpc-server`.
 pub fn grpc_gateway() -> Result<PathBuf> {
     GRPC_GATEWAY.built()
-}
-
-/// Programs of a Go module.
-struct GoPrograms {
-    module: &'static str,
-    version: &'static str,
-    /// A module and the version that it must at least have.
-    beside: Option<(&'static str, &'static str)>,
-    /// What each is to be called, and its package below the module.
-    programs: &'static [(&'static str, &'static str)],
-}
-
-impl GoPrograms {
-    /// Builds them in the cache, as anybody would who has no more of them than the module's name.
-    fn built(&self) -> Result<PathBuf> {
-        let Self { module, version, .. } = *self;
-        let place = cache::dir("go-programs")?.join(format!("{}@{version}", module.replace('/', "-")));
-        cache::filled(&place, |half| {
-            let go = go::current()?;
-            step(format_args!(
-                "building programs of {module} {version} into the cache (go build)"
-            ));
-            let mut requirements = format!("require {module} {version}\n");
-            if let Some((module, version)) = self.beside {
-                requirements.push_str(&format!("require {module} {version}\n"));
-            }
-            let scratch = tempfile::tempdir().context("make a temporary directory")?;
-            // With a version of Go, or Go would take the modules for older ones than they are.
-            let manifest = format!("module programs\n\ngo 1.25.0\n\n{requirements}");
-            fs::write(scratch.path().join("go.mod"), manifest).context("write go.mod")?;
-            let build = |name: &str, package: &str| build(&go, scratch.path(), &half.join(name), package);
-            self.programs
-                .iter()
-                .try_for_each(|(name, package)| build(name, &format!("{module}/{package}")))
-        })
-        .with_context(|| format!("get programs of {module}"))?;
-        Ok(place)
-    }
-}
-
-fn build(go: &Path, module: &Path, program: &Path, package: &str) -> Result<()> {
-    check(
-        Command::new(go)
-            .args(["build", "-o"])
-            .arg(program)
-            .arg(package)
-            .current_dir(module)
-            .env("CGO_ENABLED", "0")
-            .env("GOTOOLCHAIN", "local")
-            // What it is made of is written into go.mod and go.sum on the way.
-            .env("GOFLAGS", "-mod=mod -buildvcs=false")
-            .stdin(Stdio::null()),
-    )
 }
 
 /// The folder that `PYTHONPATH` must name for SkyWalking's Python agent to be found.
