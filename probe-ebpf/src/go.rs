@@ -20,7 +20,7 @@ use probe_common::{
 use self::registers::Registers;
 use crate::{
     memory::{self, Window},
-    target,
+    stack, target,
 };
 
 /// A hook has been hit in a target.
@@ -44,10 +44,15 @@ pub(crate) fn entered(ctx: &ProbeContext) -> Option<Hit> {
 #[inline(always)]
 pub(crate) fn hit(ctx: &ProbeContext) -> Option<Hit> {
     let tgid = target::tgid();
+    let Some(target) = target::find(tgid) else {
+        // Here it costs targets nothing.
+        stack::is_the_tasks(ctx);
+        return None;
+    };
     Some(Hit {
         registers: registers(ctx),
         tgid,
-        target: target::find(tgid)?,
+        target,
     })
 }
 

@@ -30,6 +30,8 @@ mod sampling;
 #[cfg(target_arch = "bpf")]
 mod scratch;
 #[cfg(target_arch = "bpf")]
+mod stack;
+#[cfg(target_arch = "bpf")]
 mod target;
 
 #[cfg(target_arch = "bpf")]

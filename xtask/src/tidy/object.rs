@@ -11,6 +11,9 @@ use crate::build::root;
 /// The number of the helper that writes into a process's memory.
 const PROBE_WRITE_USER: i32 = 36;
 
+/// That of the tail call.
+const TAIL_CALL: i32 = 12;
+
 /// `BPF_JMP | BPF_CALL`; the source register says of what: 0 is a helper.
 const CALL: u8 = 0x85;
 
@@ -45,6 +48,28 @@ fn no_program_writes_into_a_process() {
 }
 
 #[test]
+fn programs_at_uprobes_have_a_tail_call() {
+    let programs: Vec<Program> = programs()
+        .into_iter()
+        .filter(|program| program.section.starts_with("uprobe"))
+        .collect();
+    assert!(!programs.is_empty(), "the object holds no programs at uprobes");
+    let without = programs
+        .iter()
+        .filter(|program| !called_helpers(&program.code).contains(&TAIL_CALL));
+    expect_none(
+        &without
+            .map(|program| {
+                format!(
+                    "`{}` would have a stack per CPU: see probe-ebpf/src/stack.rs",
+                    program.name
+                )
+            })
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
 fn what_nobody_reads_at_run_time_is_left_out() {
     let names: Vec<_> = file()
         .sections()
@@ -66,28 +91,36 @@ fn each_program_is_in_the_page_of_hooks() {
     assert!(!programs.is_empty(), "the object holds no programs");
     let missing = programs
         .iter()
-        .filter(|program| !page.contains(&format!("`{program}`")));
+        .filter(|program| !page.contains(&format!("`{}`", program.name)));
     expect_none(
         &missing
-            .map(|program| format!("docs/hooks.md does not name `{program}`"))
+            .map(|program| format!("docs/hooks.md does not name `{}`", program.name))
             .collect::<Vec<_>>(),
     );
 }
 
+struct Program {
+    name: String,
+    section: String,
+    code: Vec<u8>,
+}
+
 /// Functions in sections of their own kind; what all programs share is in `.text`.
-fn programs() -> Vec<String> {
+fn programs() -> Vec<Program> {
     let file = file();
     let functions = file
         .symbols()
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0);
-    let own = functions.filter(|symbol| {
-        let section = symbol
-            .section_index()
-            .and_then(|index| file.section_by_index(index).ok());
-        section.is_some_and(|section| section.name().is_ok_and(|name| name != ".text"))
+    let own = functions.filter_map(|symbol| {
+        let section = file.section_by_index(symbol.section_index()?).ok()?;
+        let code = section.data_range(symbol.address(), symbol.size()).ok()??;
+        Some(Program {
+            name: symbol.name().ok()?.to_owned(),
+            section: section.name().ok()?.to_owned(),
+            code: code.to_vec(),
+        })
     });
-    own.map(|symbol| symbol.name().expect("a program's name").to_owned())
-        .collect()
+    own.filter(|program| program.section != ".text").collect()
 }
 
 fn called_helpers(code: &[u8]) -> Vec<i32> {
