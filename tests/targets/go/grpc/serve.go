@@ -365,6 +365,9 @@ func serve(arguments []string) error {
 		return err
 	}
 	resolver.Register(silent{})
+	// Before anything that says that it has started.
+	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
 	journal, err := openJournal(*logPath)
 	if err != nil {
 		return err
@@ -393,8 +396,6 @@ func serve(arguments []string) error {
 	}
 	fmt.Printf("%s\n", line)
 
-	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	<-ended.Done()
 	n.left.Wait()
 	return journal.close()

@@ -298,6 +298,9 @@ func serve(arguments []string) error {
 		return err
 	}
 	encoding.RegisterCodec(plain{})
+	// Before anything that says that it has started.
+	over := make(chan os.Signal, 1)
+	signal.Notify(over, syscall.SIGTERM, os.Interrupt)
 	journal, err := openJournal(*logPath)
 	if err != nil {
 		return err
@@ -332,8 +335,6 @@ func serve(arguments []string) error {
 	}
 	fmt.Printf("%s\n", line)
 
-	over := make(chan os.Signal, 1)
-	signal.Notify(over, syscall.SIGTERM, os.Interrupt)
 	<-over
 	return journal.close()
 }

@@ -37,7 +37,7 @@ type node struct {
 	pool    *pool
 	lazy    *lazyPool
 
-	left sync.WaitGroup // goroutines that requests have left behind
+	left sync.WaitGroup // goroutines that requests have left behind, and handlers that go on after their answer
 }
 
 func (n *node) background(work func()) {
@@ -48,12 +48,19 @@ func (n *node) background(work func()) {
 	}()
 }
 
+// answersItself has the shapes whose caller has its answer before the request is written down.
+var answersItself = map[string]bool{"hijack": true}
+
 // mux routes /NAME/… to the shape NAME and writes each request down.
 func (n *node) mux() http.Handler {
 	mux := http.NewServeMux()
 	for name, serve := range n.shapes() {
 		name, serve := name, serve
 		mux.HandleFunc("/"+name+"/", func(w http.ResponseWriter, r *http.Request) {
+			if answersItself[name] {
+				n.left.Add(1)
+				defer n.left.Done()
+			}
 			note := record{
 				ID: idOf(r.URL.Path), Kind: "entry", Service: n.service, Method: r.Method,
 				Path: r.URL.Path, Shape: name, TLS: r.TLS != nil, StartNs: now(), Error: "cut short",
@@ -120,6 +127,9 @@ func serve(arguments []string) error {
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
+	// Before anything that says that it has started.
+	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
 	journal, err := openJournal(*logPath)
 	if err != nil {
 		return err
@@ -197,8 +207,6 @@ func serve(arguments []string) error {
 	}
 	fmt.Printf("%s\n", line)
 
-	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	<-ended.Done()
 	n.left.Wait()
 	return journal.close()
