@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod client;
+pub mod deploy;
 pub mod fake_oap;
 pub mod go_http2;
 pub mod graphql;

@@ -1,0 +1,117 @@
+//! What is deployed: `deploy/kubernetes` as kustomize renders it, the chart as Helm does, and what of both is compared.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize as _;
+use serde_json::Value;
+use xtask::kubernetes;
+
+/// Under which names and where both put the probe.
+pub const RELEASE: &str = "skyprobe";
+
+/// Labels that Helm's users want and nobody else.
+const HELMS_OWN: [&str; 2] = ["helm.sh/chart", "app.kubernetes.io/managed-by"];
+
+/// A folder or file of `deploy`.
+pub fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
+}
+
+/// The objects of a kustomization below `deploy/kubernetes`.
+pub fn kustomize(folder: &str) -> Result<Vec<Value>> {
+    let mut kustomize = Command::new(kubernetes::programs()?.join("kustomize"));
+    objects(&run(kustomize.arg("build").arg(path("kubernetes").join(folder)))?)
+}
+
+/// The objects of the chart, with these values.
+pub fn helm(values: &[&str]) -> Result<Vec<Value>> {
+    let mut helm = helm_command()?;
+    helm.args(["template", RELEASE]).arg(path("helm/skyprobe"));
+    // Left to itself it takes the release for one that it was not built with.
+    helm.args(["--namespace", RELEASE, "--kube-version", kubernetes::RELEASE]);
+    for value in values {
+        helm.args(["--set", value]);
+    }
+    objects(&run(&mut helm)?)
+}
+
+/// `helm`, without settings of whoever runs the test.
+pub fn helm_command() -> Result<Command> {
+    let mut helm = Command::new(kubernetes::programs()?.join("helm"));
+    for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+        helm.env(folder, std::env::temp_dir());
+    }
+    helm.env_remove("KUBECONFIG");
+    Ok(helm)
+}
+
+/// What a command says, if it succeeds.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("run {}", command.get_program().to_string_lossy()))?;
+    let text = String::from_utf8(output.stdout)?;
+    if !output.status.success() {
+        bail!("{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(text)
+}
+
+/// The objects of a file with any number of them.
+pub fn objects(text: &str) -> Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let object = Value::deserialize(document)?;
+        if !object.is_null() {
+            objects.push(object);
+        }
+    }
+    ensure!(!objects.is_empty(), "no objects");
+    Ok(objects)
+}
+
+/// The object of this kind; there is one.
+pub fn of_kind<'o>(objects: &'o [Value], kind: &str) -> Result<&'o Value> {
+    let mut found = objects
+        .iter()
+        .filter(|object| object.get("kind").is_some_and(|found| found == kind));
+    let object = found.next().with_context(|| format!("no {kind}"))?;
+    ensure!(found.next().is_none(), "more than one {kind}");
+    Ok(object)
+}
+
+/// The objects as they matter: in one order, without what only Helm says, and what is YAML within them as what it says.
+pub fn comparable(mut objects: Vec<Value>) -> Result<Vec<Value>> {
+    for object in &mut objects {
+        strip(object);
+        let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) else {
+            continue;
+        };
+        for (name, value) in data {
+            if let (true, Some(text)) = (name.ends_with(".yaml"), value.as_str()) {
+                *value = serde_yaml_ng::from_str(text).with_context(|| format!("read {name}"))?;
+            }
+        }
+    }
+    let key = |object: &Value| {
+        let text = |pointer: &str| object.pointer(pointer).map(ToString::to_string);
+        (text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
+    };
+    objects.sort_by_key(key);
+    Ok(objects)
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !HELMS_OWN.contains(&name.as_str()));
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
