@@ -21,13 +21,13 @@ use tests::{
 };
 use xtask::vm::said::Outcome;
 
-use crate::text;
+use crate::{clock::clock, text};
 
 /// Looks at one thing.
 pub(crate) type Check = fn() -> Result<Finding>;
 
 /// In this order.
-pub(crate) const ALL: [(&str, Check); 8] = [
+pub(crate) const ALL: [(&str, Check); 9] = [
     ("doctor", doctor),
     ("programs", programs),
     ("http1", http1),
@@ -36,6 +36,7 @@ pub(crate) const ALL: [(&str, Check); 8] = [
     ("x_net", x_net),
     ("grpc", grpc),
     ("tls", tls),
+    ("clock", clock),
 ];
 
 /// What a check has found.
@@ -184,7 +185,7 @@ fn programs() -> Result<Finding> {
 }
 
 /// The counts of an account; right only if nothing is missing and nothing wrong.
-fn judged(account: &Account, ended: &Ended) -> Finding {
+pub(crate) fn judged(account: &Account, ended: &Ended) -> Finding {
     let total = account.total();
     let says = account.sum();
     let whole = total.found == total.made && account.invented == 0 && total.wrong_facts == 0;

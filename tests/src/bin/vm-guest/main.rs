@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "the console is what it has to say it on")]
 
 mod checks;
+mod clock;
 mod machine;
 mod text;
 
