@@ -11,6 +11,7 @@ pub mod said;
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum as _;
+use tempfile::NamedTempFile;
 
 use self::{
     kernels::Kernel,
@@ -79,41 +80,60 @@ fn boot_all(options: &Options) -> Result<Report> {
         [] => &[own],
         chosen => chosen,
     };
-    let mut report = Report::default();
-    // Ours first.
+    // Ours first. And all that is built before the first boot: boots take long, and the sources are wanted meanwhile.
+    let mut stages = Vec::new();
     for is_own in [true, false] {
         for processor in processors.iter().filter(|one| (**one == own) == is_own) {
-            boot_processor(*processor, options, &mut report)?;
+            stages.push(Stage::prepare(*processor, options)?);
         }
+    }
+    let mut report = Report::default();
+    for stage in &stages {
+        stage.boot(options, &mut report)?;
     }
     Ok(report)
 }
 
-fn boot_processor(processor: Processor, options: &Options, report: &mut Report) -> Result<()> {
-    let hardware = machine::Hardware::of(processor);
-    debian::ensure_program(hardware.qemu, hardware.package, "boot kernels in software")?;
-    let is_own = processor == Processor::own()?;
-    let versions: Vec<&str> = if options.kernels.is_empty() {
-        let all: &[&str] = if is_own { &KERNELS } else { &KERNELS_OF_OTHERS };
-        all.to_vec()
-    } else {
-        options.kernels.iter().map(String::as_str).collect()
-    };
-    let kernels = kernels::get(processor, &versions, options.update)?;
-    let image = image::make(&Builder::new(processor)?)?;
-    for kernel in &kernels {
-        for boot in boots(kernel, is_own, options) {
-            if stopping() {
-                bail!("interrupted");
-            }
-            step(format_args!("booting {boot}"));
-            let outcome = machine::boot(kernel, image.path(), &boot);
-            let row = Row::of(kernel, boot, outcome);
-            println!("{row}");
-            report.rows.push(row);
-        }
+/// All that is booted of one processor.
+struct Stage {
+    is_own: bool,
+    kernels: Vec<Kernel>,
+    image: NamedTempFile,
+}
+
+impl Stage {
+    fn prepare(processor: Processor, options: &Options) -> Result<Self> {
+        let hardware = machine::Hardware::of(processor);
+        debian::ensure_program(hardware.qemu, hardware.package, "boot kernels in software")?;
+        let is_own = processor == Processor::own()?;
+        let versions: Vec<&str> = if options.kernels.is_empty() {
+            let all: &[&str] = if is_own { &KERNELS } else { &KERNELS_OF_OTHERS };
+            all.to_vec()
+        } else {
+            options.kernels.iter().map(String::as_str).collect()
+        };
+        Ok(Self {
+            is_own,
+            kernels: kernels::get(processor, &versions, options.update)?,
+            image: image::make(&Builder::new(processor)?)?,
+        })
     }
-    Ok(())
+
+    fn boot(&self, options: &Options, report: &mut Report) -> Result<()> {
+        for kernel in &self.kernels {
+            for boot in boots(kernel, self.is_own, options) {
+                if stopping() {
+                    bail!("interrupted");
+                }
+                step(format_args!("booting {boot}"));
+                let outcome = machine::boot(kernel, self.image.path(), &boot);
+                let row = Row::of(kernel, boot, outcome);
+                println!("{row}");
+                report.rows.push(row);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The ways to boot a kernel: as Debian does and, if it is the newest for our processor, all others too.
