@@ -9,9 +9,13 @@ use std::{
 
 use serde::Serialize;
 
-use crate::kernel::feature::{
-    Capabilities, Capability, Cgroup, Kernel, Lockdown, OLDEST, has_btf, is_in_initial_pid_namespace, needed,
-    trial::{self, Bench, Fionread, Purpose},
+use crate::kernel::{
+    feature::{
+        Capabilities, Capability, Cgroup, Kernel, Lockdown, OLDEST, has_btf, is_in_initial_pid_namespace,
+        needed,
+        trial::{self, Bench, Fionread, Purpose},
+    },
+    object::Uprobes,
 };
 
 /// Why there is no point in starting.
@@ -127,7 +131,7 @@ struct Facts {
     cgroup: Option<Cgroup>,
     ring_buffer: Trial,
     tracing_programs: Trial,
-    uprobe: Trial,
+    uprobe: Result<Uprobes, Trial>,
     attached_to_scheduler: Trial,
     propagation_programs: Trial,
     attached_to_cgroup: Trial,
@@ -156,7 +160,7 @@ fn gather() -> Facts {
         cgroup: Cgroup::find(),
         ring_buffer: untried.clone(),
         tracing_programs: untried.clone(),
-        uprobe: untried.clone(),
+        uprobe: Err(untried.clone()),
         attached_to_scheduler: untried.clone(),
         propagation_programs: untried.clone(),
         attached_to_cgroup: untried.clone(),
@@ -197,7 +201,9 @@ fn with_bench(mut bench: Bench, facts: &mut Facts) {
         }
     }
     if facts.tracing_programs == Trial::Works {
-        facts.uprobe = Trial::of(bench.attach_to_ourselves());
+        facts.uprobe = bench
+            .attach_to_ourselves()
+            .map_err(|error| Trial::Fails(crate::chain(&error)));
         facts.attached_to_scheduler = Trial::of(bench.attach_to_scheduler());
     }
     if facts.propagation_programs != Trial::Works {

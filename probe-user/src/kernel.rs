@@ -1,21 +1,22 @@
 //! The kernel's side of the border: the only module that knows aya.
 
 pub mod attach;
+mod bpf;
 pub mod enrol;
 pub mod feature;
 pub mod load;
 mod logs;
+pub mod object;
 pub mod propagation;
 pub mod rights;
 pub mod ring;
 mod sampling;
 
-use std::path::Path;
+use std::{cmp::Reverse, ffi::CStr, os::fd::OwnedFd, path::Path};
 
 use aya::{
-    Ebpf, Pod,
+    Pod,
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
-    programs::RawTracePoint,
 };
 use probe_common::{
     key::{GoroutineKey, PointerKey},
@@ -28,6 +29,7 @@ use self::{
     attach::{AttachError, Links, Scope},
     enrol::Enrolled,
     load::LoadError,
+    object::{Object, Program},
     propagation::{PropagationError, SocketMethod, Sockets},
     ring::Ring,
 };
@@ -35,14 +37,16 @@ use crate::{discover::process::Process, instrument::Site};
 
 /// The loaded programs and their maps. Dropped, everything is detached.
 pub struct Kernel {
-    ebpf: Ebpf,
+    /// Of what is attached once, for all processes.
+    links: Vec<OwnedFd>,
+    object: Object,
     logs: logs::Logs,
 }
 
 /// What follows processes, and the raw tracepoint each is for.
-const PROCESS_PROGRAMS: [(&str, &str); 2] = [
-    ("process_exec", "sched_process_exec"),
-    ("process_exit", "sched_process_exit"),
+const PROCESS_PROGRAMS: [(&str, &CStr); 2] = [
+    ("process_exec", c"sched_process_exec"),
+    ("process_exit", c"sched_process_exit"),
 ];
 
 /// A map's value that only the kernel programs know.
@@ -60,19 +64,24 @@ impl Kernel {
     ///
     /// With `log`, programs that say what they do, if this build has them.
     pub fn load(log: bool) -> Result<(Self, Ring), LoadError> {
-        let mut ebpf = logs::object(log)?;
+        let mut object = logs::object(log)?;
         for (program, _) in PROCESS_PROGRAMS {
-            load::program(&mut ebpf, program)?;
+            load::program(&mut object, program)?;
         }
-        let ring = ebpf
+        let ring = object
             .take_map("EVENTS")
             .ok_or(LoadError::Absent { what: "map EVENTS" })?;
         let ring = RingBuf::try_from(ring).or(Err(LoadError::Absent {
             what: "ring buffer EVENTS",
         }))?;
-        let logs = logs::Logs::new(&mut ebpf, log);
+        let logs = logs::Logs::new(&object, log);
         let ring = Ring::new(ring).map_err(LoadError::Ring)?;
-        Ok((Self { ebpf, logs }, ring))
+        let kernel = Self {
+            links: Vec::new(),
+            object,
+            logs,
+        };
+        Ok((kernel, ring))
     }
 
     /// Passes on what the programs have said.
@@ -83,45 +92,44 @@ impl Kernel {
     /// Follows processes that start and end from here on.
     pub fn follow_processes(&mut self) -> Result<(), LoadError> {
         for (name, tracepoint) in PROCESS_PROGRAMS {
-            let program = self
-                .ebpf
-                .program_mut(name)
-                .ok_or(LoadError::Absent { what: name })?;
-            let failed = |source| LoadError::Program {
-                program: name.to_owned(),
-                source: Box::new(source),
-            };
-            let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
-            program.attach(tracepoint).map_err(failed)?;
+            let program = load::program(&mut self.object, name)?;
+            let link = bpf::attach_to_tracepoint(program, tracepoint);
+            self.links.push(link.map_err(|source| LoadError::Tracepoint {
+                program: name,
+                source,
+            })?);
         }
         Ok(())
     }
 
     /// Puts propagation by `socket` to work.
     pub fn start_propagation(&mut self) -> Result<SocketMethod, PropagationError> {
-        propagation::start(&mut self.ebpf)
+        propagation::start(&mut self.object, &mut self.links)
     }
 
     /// Has it serve programs that write frames of HTTP/2 as well.
     pub fn start_frame_propagation(&mut self) -> Result<(), PropagationError> {
-        propagation::start_frames(&mut self.ebpf)
+        propagation::start_frames(&mut self.object)
     }
 
     /// Loads ahead of their use what the sites need, and with `propagation` what method `socket` does.
     pub fn load_ahead<'a>(&mut self, sites: impl Iterator<Item = &'a Site>, propagation: bool) {
         let sites: Vec<&Site> = sites.collect();
-        let mut programs = Vec::new();
+        // Those that take the verifier longest come first, so that no processor is idle while another one has a long one
+        // left: as a rule that is the length of their code.
+        let length = |program: &&str| self.object.program(program).map_or(0, Program::length);
+        let mut programs: Vec<&str> = sites.iter().map(|site| site.program).collect();
+        programs.sort_by_key(|program| Reverse(length(program)));
         if propagation {
-            // Those that take the verifier longest come first.
-            programs.extend(propagation::programs(sites.iter().copied()));
+            // `socket_frames` is short and takes longest of all.
+            programs.splice(..0, propagation::programs(sites.iter().copied()));
         }
-        programs.extend(sites.iter().map(|site| site.program));
-        load::ahead(&mut self.ebpf, &programs);
+        load::ahead(&mut self.object, &programs);
     }
 
     /// Attaches the sites of the binary at `path`.
     pub fn attach(&mut self, path: &Path, sites: &[Site], scope: Scope) -> (Links, Vec<AttachError>) {
-        attach::attach(&mut self.ebpf, path, sites, scope)
+        attach::attach(&mut self.object, path, sites, scope)
     }
 
     /// From here on the process is traced.
@@ -147,7 +155,7 @@ impl Kernel {
 
     /// Enrols the client connections that the process has open.
     pub fn enrol(&mut self, process: &Process, sockets: Sockets) -> Result<Enrolled, PropagationError> {
-        let mut sockets = sockets.map(&mut self.ebpf)?;
+        let mut sockets = sockets.map(&mut self.object)?;
         enrol::enrol(&mut sockets, process).map_err(|source| PropagationError::Attach {
             what: "open sockets of the process",
             source: source.into(),
@@ -156,7 +164,7 @@ impl Kernel {
 
     /// How often each thing was lost on the kernel's side, over all CPUs.
     pub fn losses(&self) -> Vec<(LossReason, u64)> {
-        let Some(map) = self.ebpf.map("LOSSES") else {
+        let Some(map) = self.object.map("LOSSES") else {
             return Vec::new();
         };
         let Ok(counters) = PerCpuArray::<_, u64>::try_from(map) else {
@@ -175,7 +183,10 @@ impl Kernel {
     }
 
     fn map<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<HashMap<&mut MapData, K, V>, LoadError> {
-        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { what: name })?;
+        let map = self
+            .object
+            .map_mut(name)
+            .ok_or(LoadError::Absent { what: name })?;
         HashMap::try_from(map).or(Err(LoadError::Absent { what: name }))
     }
 

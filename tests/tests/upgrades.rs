@@ -10,7 +10,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::{
-        fs::{PermissionsExt as _, chown},
+        fs::{MetadataExt as _, PermissionsExt as _, chown},
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use probe_user::kernel::{load, object::Uprobes};
 use tempfile::TempDir;
 use tests::{
     needs_probe,
@@ -28,6 +29,7 @@ use tests::{
     target::{Go, GoBuild, Service},
     truth::{self, Record},
 };
+use xtask::step::wait_until;
 
 /// Each program in turn, so that each finds the hooks of the one before.
 const TURNS: u64 = 2;
@@ -105,6 +107,41 @@ fn a_program_that_is_written_anew_in_place() {
     }
     let ended = scene::stop_with(probe, records.len()).unwrap();
     all_is_told(&records, &ended.of_services(&["service"]));
+}
+
+#[test]
+fn who_waits_to_write_does_not_get_the_hooks_of_a_probe_that_is_killed() {
+    needs_probe!();
+    if load::uprobes() == Uprobes::OneByOne {
+        return skip::skip(
+            "this kernel takes hooks out one by one, some of them after the file is given back",
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("service");
+    let programs = programs();
+    write_into(&file, &programs[0]);
+    let service = start(&file, "service", 1_000_000);
+    let probe = Probe::start(&["--exe", file.to_str().unwrap()]).unwrap();
+    exercise(&service, 20);
+    drop(service);
+    // So that it does not give the file back by itself.
+    probe.signal(libc::SIGSTOP);
+    thread::scope(|scope| {
+        scope.spawn(|| write_into(&file, &programs[1]));
+        let lease = format!(":{} ", fs::metadata(&file).unwrap().ino());
+        let is_asked_back = || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks
+                .lines()
+                .any(|lock| lock.contains("BREAKING") && lock.contains(&lease))
+        };
+        assert!(wait_until(Duration::from_secs(10), is_asked_back));
+        probe.signal(libc::SIGKILL);
+    });
+    let renewed = start(&file, "renewed", 2_000_000);
+    exercise(&renewed, 20);
+    probe.finish().unwrap();
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! From facts to checks: what each means for tracing, in words. Pure.
 
 use super::{Check, Facts, Report, State, Trial, names};
-use crate::kernel::feature::{Capability, KernelVersion, Lockdown, OLDEST, needed, trial::Fionread};
+use crate::kernel::{
+    feature::{Capability, KernelVersion, Lockdown, OLDEST, needed, trial::Fionread},
+    object::Uprobes,
+};
 
 /// From here on a map's memory counts for its cgroup; before, it had to be locked, which is bounded.
 const FIRST_TO_ACCOUNT_MEMORY: KernelVersion = KernelVersion {
@@ -234,12 +237,27 @@ fn tracing_programs(facts: &Facts) -> Check {
 }
 
 fn uprobe(facts: &Facts) -> Check {
-    vital(
-        "uprobes",
-        &facts.uprobe,
-        "attached to ourselves",
-        "nothing can be traced: many kernels want CAP_SYS_ADMIN for uprobes, so try as root",
-    )
+    const WHAT: &str = "uprobes";
+    match &facts.uprobe {
+        Ok(Uprobes::ByTheMany) => check(
+            WHAT,
+            State::Ok,
+            "attached to ourselves, many by one link (uprobe_multi)",
+            "",
+        ),
+        Ok(Uprobes::OneByOne) => check(
+            WHAT,
+            State::Ok,
+            "attached to ourselves, one by one: this kernel has no uprobe_multi, or an early one",
+            "letting a program go takes some 0.1 s for each of its hooks",
+        ),
+        Err(trial) => vital(
+            WHAT,
+            trial,
+            "",
+            "nothing can be traced: many kernels want CAP_SYS_ADMIN for uprobes, so try as root",
+        ),
+    }
 }
 
 fn process_life(facts: &Facts) -> Check {
@@ -352,7 +370,7 @@ mod tests {
             }),
             ring_buffer: Trial::Works,
             tracing_programs: Trial::Works,
-            uprobe: Trial::Works,
+            uprobe: Ok(Uprobes::ByTheMany),
             attached_to_scheduler: Trial::Works,
             propagation_programs: Trial::Works,
             attached_to_cgroup: Trial::Works,
@@ -396,7 +414,7 @@ mod tests {
             ("programs for tracing", |facts, trial| {
                 facts.tracing_programs = trial
             }),
-            ("uprobes", |facts, trial| facts.uprobe = trial),
+            ("uprobes", |facts, trial| facts.uprobe = Err(trial)),
             ("process ids", |facts, _| {
                 facts.is_in_initial_pid_namespace = false
             }),

@@ -1,41 +1,43 @@
 //! Sites become links. One binary is attached once, however many processes run it; which of them are traced the
 //! programs ask a map.
 
-use std::{num::NonZeroU32, path::Path, thread};
-
-use aya::{
-    Ebpf,
-    programs::{
-        UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
-    },
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
+    slice, thread,
 };
 
-use super::load::{self, LoadError};
+use super::{
+    bpf::{self, Place},
+    load,
+    object::{Object, Uprobes},
+};
 use crate::instrument::Site;
 
 /// The links of one binary. Dropped, they detach.
 #[derive(Debug)]
 pub struct Links {
-    links: Vec<UProbeLink>,
+    links: Vec<OwnedFd>,
+    sites: usize,
 }
 
 impl Links {
     /// How many sites are attached.
     pub fn len(&self) -> usize {
-        self.links.len()
+        self.sites
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.links.is_empty()
+        self.sites == 0
     }
 }
 
 impl Drop for Links {
     fn drop(&mut self) {
-        // The kernel waits for running programs at each detach, some 100 ms on a busy machine. The waits overlap when
-        // they are asked for at once.
+        // The kernel waits for running programs at each, some 80 ms. The waits overlap when they are asked for at
+        // once, except for those of perf's events.
         thread::scope(|scope| {
             for link in self.links.drain(..) {
                 scope.spawn(move || drop(link));
@@ -67,46 +69,76 @@ pub struct AttachError {
 /// Attaches every site of the binary at `path`, loading its program if this is the first one. One that fails does not
 /// stop the others.
 pub(super) fn attach(
-    ebpf: &mut Ebpf,
+    object: &mut Object,
     path: &Path,
     sites: &[Site],
     scope: Scope,
 ) -> (Links, Vec<AttachError>) {
     let mut links = Vec::new();
     let mut refused = Vec::new();
-    for site in sites {
-        match attach_one(ebpf, path, site, scope) {
-            Ok(link) => links.push(link),
-            Err(source) => refused.push(AttachError {
-                program: site.program,
-                symbol: site.symbol,
-                file_offset: site.file_offset,
-                source,
-            }),
+    // A hook's sites follow one another.
+    for sites in sites.chunk_by(|one, next| one.program == next.program) {
+        if object.uprobes() == Uprobes::ByTheMany
+            && let Ok(link) = attach_together(object, path, sites, scope)
+        {
+            links.push(link);
+            continue;
+        }
+        // The kernel attaches to all or to none; by itself each shows whether it was the one.
+        for site in sites {
+            match attach_together(object, path, slice::from_ref(site), scope) {
+                Ok(link) => links.push(link),
+                Err(source) => refused.push(AttachError {
+                    program: site.program,
+                    symbol: site.symbol,
+                    file_offset: site.file_offset,
+                    source,
+                }),
+            }
         }
     }
-    (Links { links }, refused)
+    let links = Links {
+        links,
+        sites: sites.len() - refused.len(),
+    };
+    (links, refused)
 }
 
-fn attach_one(
-    ebpf: &mut Ebpf,
+fn attach_together(
+    object: &mut Object,
     path: &Path,
-    site: &Site,
+    sites: &[Site],
     scope: Scope,
-) -> Result<UProbeLink, Box<dyn std::error::Error + Send + Sync>> {
-    load::program(ebpf, site.program)?;
-    let program = ebpf
-        .program_mut(site.program)
-        .ok_or(LoadError::Absent { what: site.program })?;
-    let program: &mut UProbe = program.try_into()?;
-    let point = UProbeAttachPoint {
-        location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
-        cookie: site.decides_on.map(u64::from),
+) -> Result<OwnedFd, Box<dyn std::error::Error + Send + Sync>> {
+    let site = sites.first().ok_or("there is no site")?;
+    let places: Vec<Place> = sites.iter().map(place).collect();
+    let uprobes = object.uprobes();
+    let program = load::program(object, site.program)?;
+    Ok(attach_places(uprobes, program, path, &places, scope)?)
+}
+
+/// Attaches a program to all these places; one by one, to the only one.
+pub(super) fn attach_places(
+    uprobes: Uprobes,
+    program: BorrowedFd<'_>,
+    path: &Path,
+    places: &[Place],
+    scope: Scope,
+) -> io::Result<OwnedFd> {
+    let process = match scope {
+        Scope::Everybody => None,
+        Scope::Process(pid) => Some(pid),
     };
-    let scope = match scope {
-        Scope::Everybody => UProbeScope::AllProcesses,
-        Scope::Process(pid) => UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or("there is no process 0")?),
-    };
-    let id = program.attach(point, path, scope)?;
-    Ok(program.take_link(id)?)
+    match (uprobes, places) {
+        (Uprobes::ByTheMany, places) => bpf::attach_to_places(program, path, places, process),
+        (Uprobes::OneByOne, [place]) => bpf::attach_to_place(program, path, *place, process),
+        (Uprobes::OneByOne, _) => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+fn place(site: &Site) -> Place {
+    Place {
+        file_offset: site.file_offset,
+        cookie: site.decides_on.map_or(0, u64::from),
+    }
 }

@@ -2,15 +2,17 @@
 
 use std::{
     io,
+    os::fd::BorrowedFd,
     sync::{Mutex, PoisonError},
     thread,
 };
 
-use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{Program, ProgramError},
-};
 use tracing::debug;
+
+use super::{
+    bpf::{self, Refused},
+    object::{Object, Program, Uprobes},
+};
 
 /// The kernel programs, as `build.rs` left them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probe"));
@@ -23,12 +25,18 @@ pub static LOGGING_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("load the kernel object: its maps were refused")]
-    Object(#[source] Box<aya::EbpfError>),
+    Object(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("load the kernel program {program}")]
     Program {
         program: String,
         #[source]
-        source: Box<ProgramError>,
+        source: Refused,
+    },
+    #[error("attach the kernel program {program} to its tracepoint")]
+    Tracepoint {
+        program: &'static str,
+        #[source]
+        source: io::Error,
     },
     #[error("the kernel's table {what} takes no more entries")]
     Full { what: &'static str },
@@ -39,40 +47,43 @@ pub enum LoadError {
 }
 
 /// Creates the maps. The programs are left to whoever wants them.
-pub fn object() -> Result<Ebpf, LoadError> {
+pub fn object() -> Result<Object, LoadError> {
     from(OBJECT)
 }
 
 /// The same from the bytes of one of our objects.
-pub fn from(object: &[u8]) -> Result<Ebpf, LoadError> {
-    EbpfLoader::new()
-        .verifier_log_level(VerifierLogLevel::STATS)
-        .load(object)
-        .map_err(|error| LoadError::Object(Box::new(error)))
+pub fn from(object: &[u8]) -> Result<Object, LoadError> {
+    Object::load(object, uprobes())
 }
 
-/// Has one program verified; one that is loaded already is left as it is.
-pub fn program(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::Absent {
+/// The better way to attach uprobes that this kernel has.
+pub fn uprobes() -> Uprobes {
+    if bpf::can_attach_to_places() {
+        Uprobes::ByTheMany
+    } else {
+        Uprobes::OneByOne
+    }
+}
+
+/// Has one program verified, if it is not loaded already; its descriptor.
+pub fn program<'a>(object: &'a mut Object, name: &str) -> Result<BorrowedFd<'a>, LoadError> {
+    let program = object.program_mut(name).ok_or(LoadError::Absent {
         what: "program of this name",
     })?;
-    if is_loaded(program) {
-        return Ok(());
-    }
     verify(name, program).map_err(|source| LoadError::Program {
         program: name.to_owned(),
-        source: Box::new(source),
+        source,
     })
 }
 
 /// Has programs verified on all processors at once: the start waits for little else. One that is refused is refused
 /// again, with its reason, to whoever asks for it by [`program`].
-pub(super) fn ahead(ebpf: &mut Ebpf, names: &[&str]) {
-    let mut wanted: Vec<_> = ebpf
+pub(super) fn ahead(object: &mut Object, names: &[&str]) {
+    let mut wanted: Vec<_> = object
         .programs_mut()
         .filter_map(|(name, program)| {
             let place = names.iter().position(|wanted| *wanted == name)?;
-            (!is_loaded(program)).then(|| (place, name.to_owned(), program))
+            program.fd().is_none().then(|| (place, name.to_owned(), program))
         })
         .collect();
     // Taken from the end, so that the first named is begun first.
@@ -91,23 +102,8 @@ pub(super) fn ahead(ebpf: &mut Ebpf, names: &[&str]) {
     });
 }
 
-fn is_loaded(program: &Program) -> bool {
-    program.fd().is_ok()
-}
-
-fn verify(name: &str, program: &mut Program) -> Result<(), ProgramError> {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "aya's enum; ours has these kinds of programs"
-    )]
-    match program {
-        Program::UProbe(program) => program.load(),
-        Program::RawTracePoint(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        Program::SockOps(program) => program.load(),
-        Program::SkMsg(program) => program.load(),
-        Program::SkSkb(program) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-    .inspect_err(|error| debug!(%name, %error, "Program refused by the kernel"))
+fn verify<'a>(name: &str, program: &'a mut Program) -> Result<BorrowedFd<'a>, Refused> {
+    program
+        .load(name)
+        .inspect_err(|error| debug!(%name, %error, "Program refused by the kernel"))
 }

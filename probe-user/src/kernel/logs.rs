@@ -1,11 +1,12 @@
 //! What the kernel programs say of themselves: in builds with the feature `kernel-log`, and only when asked for.
 
-use aya::Ebpf;
-
-use super::load::{self, LoadError};
+use super::{
+    load::{self, LoadError},
+    object::Object,
+};
 
 /// The object with messages if it is wanted and there, else the plain one.
-pub(super) fn object(log: bool) -> Result<Ebpf, LoadError> {
+pub(super) fn object(log: bool) -> Result<Object, LoadError> {
     #[cfg(feature = "kernel-log")]
     if log {
         return load::from(load::LOGGING_OBJECT);
@@ -22,15 +23,21 @@ pub(super) struct Logs {
 }
 
 impl Logs {
-    pub(super) fn new(ebpf: &mut Ebpf, log: bool) -> Self {
+    pub(super) fn new(object: &Object, log: bool) -> Self {
         #[cfg(feature = "kernel-log")]
         {
-            let logger = log.then(|| aya_log::EbpfLogger::init(ebpf)).and_then(Result::ok);
-            Self { logger }
+            // By any program that is loaded and has messages: it knows the map that they go to.
+            let mut ids = object
+                .programs()
+                .filter_map(|(_, program)| program.number("prog_id"));
+            let logger = log.then(|| ids.find_map(|id| aya_log::EbpfLogger::init_from_id(id).ok()));
+            Self {
+                logger: logger.flatten(),
+            }
         }
         #[cfg(not(feature = "kernel-log"))]
         {
-            let _ = (ebpf, log);
+            let _ = (object, log);
             Self {}
         }
     }

@@ -1,16 +1,19 @@
 //! Puts method `socket` to work on this kernel, or says why it cannot.
 
-use std::{fs::File, path::PathBuf};
-
-use aya::{
-    Ebpf,
-    maps::{MapData, ProgramArray, SockHash},
-    programs::{CgroupAttachMode, CgroupSock, SkMsg, SkSkb, SockOps},
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
 };
 
+use aya::maps::{Map, MapData, SockHash};
+use aya_obj::generated::bpf_attach_type;
+
 use super::{
+    bpf,
     feature::{Cgroup, trial},
     load::{self, LoadError},
+    object::{Kind, Object, Program},
 };
 use crate::instrument::Site;
 
@@ -66,9 +69,9 @@ impl Sockets {
         }
     }
 
-    pub(super) fn map(self, ebpf: &mut Ebpf) -> Result<SockHash<&mut MapData, u64>, LoadError> {
+    pub(super) fn map(self, object: &mut Object) -> Result<SockHash<&mut MapData, u64>, LoadError> {
         let absent = || LoadError::Absent { what: self.name() };
-        let map = ebpf.map_mut(self.name()).ok_or_else(absent)?;
+        let map = object.map_mut(self.name()).ok_or_else(absent)?;
         SockHash::try_from(map).or(Err(absent()))
     }
 }
@@ -95,10 +98,13 @@ pub fn is_spare(program: &str, taken: impl Fn(&str) -> bool) -> bool {
 }
 
 /// Loads the programs of the first way to enrol new sockets that this kernel takes.
-fn load_enrolling(ebpf: &mut Ebpf) -> Result<&'static [&'static str], LoadError> {
+fn load_enrolling(object: &mut Object) -> Result<&'static [&'static str], LoadError> {
     let mut refused = None;
     for way in ENROLLING {
-        match way.iter().try_for_each(|program| load::program(ebpf, program)) {
+        match way
+            .iter()
+            .try_for_each(|program| load::program(object, program).map(drop))
+        {
             Ok(()) => return Ok(way),
             Err(error) => refused = refused.or(Some(error)),
         }
@@ -108,44 +114,42 @@ fn load_enrolling(ebpf: &mut Ebpf) -> Result<&'static [&'static str], LoadError>
     }))
 }
 
-/// Has sockets enrolled that the processes of the cgroup connect from here on.
-pub(super) fn enrol_new(ebpf: &mut Ebpf, cgroup: &File) -> Result<(), PropagationError> {
-    for name in load_enrolling(ebpf)? {
-        let program = ebpf.program_mut(name).ok_or(LoadError::Absent { what: name })?;
-        // A link (kernel 5.7) never keeps others out, and takes no other mode.
-        let mode = CgroupAttachMode::Single;
-        let attached = match <&mut SockOps>::try_from(&mut *program) {
-            Ok(program) => program.attach(cgroup, mode).map(drop),
-            Err(_) => <&mut CgroupSock>::try_from(program)
-                .and_then(|program| program.attach(cgroup, mode).map(drop)),
-        };
-        attached.map_err(|source| attach(name, source))?;
+/// Has sockets enrolled that the processes of the cgroup connect from here on, as long as the links are open.
+pub(super) fn enrol_new(object: &mut Object, cgroup: &File) -> Result<Vec<OwnedFd>, PropagationError> {
+    let mut links = Vec::new();
+    for name in load_enrolling(object)? {
+        let (program, attach_type) = socket_program(object, name)?;
+        // A link never keeps others out.
+        let link = bpf::attach_to_cgroup(program, cgroup.as_fd(), attach_type);
+        links.push(link.map_err(|source| attach(name, source))?);
     }
-    Ok(())
+    Ok(links)
 }
 
-/// Loads and attaches the programs of method `socket`. They stay attached as long as `ebpf` lives.
-pub(super) fn start(ebpf: &mut Ebpf) -> Result<SocketMethod, PropagationError> {
-    load::program(ebpf, "socket_message")?;
-    load_enrolling(ebpf)?;
+/// Attaches a program to the sockets of a map. It stays attached as long as that is open.
+pub(super) fn attach_to_sockets(
+    object: &mut Object,
+    name: &'static str,
+    sockets: Sockets,
+) -> Result<(), PropagationError> {
+    let map = sockets.map(object)?.fd().try_clone();
+    let map = map.map_err(|source| attach(name, source))?;
+    let (program, attach_type) = socket_program(object, name)?;
+    bpf::attach_to_sockets(program, map.as_fd(), attach_type).map_err(|source| attach(name, source))
+}
+
+/// Loads and attaches the programs of method `socket`. They stay attached as long as `object` lives, and what is to be
+/// put among `links`.
+pub(super) fn start(object: &mut Object, links: &mut Vec<OwnedFd>) -> Result<SocketMethod, PropagationError> {
+    load_enrolling(object)?;
     for sockets in Sockets::ALL {
-        let failed = |source| attach("socket_message to the socket map", source);
-        let map = sockets.map(ebpf)?.fd().try_clone().map_err(failed)?;
-        let program: &mut SkMsg = program(ebpf, "socket_message")?;
-        let failed = |source| attach("socket_message to the socket map", source);
-        program.attach(&map).map_err(failed)?;
+        attach_to_sockets(object, "socket_message", sockets)?;
     }
 
-    let receive_verdict = queued_bytes(ebpf, Sockets::Plain)? != trial::QUEUED_BYTES;
+    let receive_verdict = queued_bytes(object, Sockets::Plain)? != trial::QUEUED_BYTES;
     if receive_verdict {
-        load::program(ebpf, "socket_receive")?;
-        let map = Sockets::WithVerdict.map(ebpf)?.fd().try_clone();
-        let map = map.map_err(|source| attach("socket_receive to the socket map", source))?;
-        let program: &mut SkSkb = program(ebpf, "socket_receive")?;
-        program
-            .attach(&map)
-            .map_err(|source| attach("socket_receive to the socket map", source))?;
-        let bytes = queued_bytes(ebpf, Sockets::WithVerdict)?;
+        attach_to_sockets(object, "socket_receive", Sockets::WithVerdict)?;
+        let bytes = queued_bytes(object, Sockets::WithVerdict)?;
         if bytes != trial::QUEUED_BYTES {
             return Err(PropagationError::Fionread { bytes });
         }
@@ -154,7 +158,7 @@ pub(super) fn start(ebpf: &mut Ebpf) -> Result<SocketMethod, PropagationError> {
     // Last, so that no socket is enrolled by a method that is then found wanting.
     let path = Cgroup::find().ok_or(PropagationError::NoCgroup)?.path;
     let cgroup = File::open(&path).map_err(|source| PropagationError::Cgroup { path, source })?;
-    enrol_new(ebpf, &cgroup)?;
+    links.extend(enrol_new(object, &cgroup)?);
     Ok(SocketMethod { receive_verdict })
 }
 
@@ -170,28 +174,30 @@ fn attach(
 
 /// Has requests in frames of HTTP/2 propagated as well: `socket_message` and `socket_frames` call the latter by the
 /// map `FRAME_PROGRAMS`. Once is enough, and more does no harm.
-pub(super) fn start_frames(ebpf: &mut Ebpf) -> Result<(), PropagationError> {
+pub(super) fn start_frames(object: &mut Object) -> Result<(), PropagationError> {
     const WHAT: &str = "FRAME_PROGRAMS";
-    load::program(ebpf, FRAMES)?;
-    let frames: &mut SkMsg = program(ebpf, FRAMES)?;
-    let frames = frames.fd().and_then(|fd| Ok(fd.try_clone()?));
-    let frames = frames.map_err(|source| attach("socket_frames to the map of programs", source))?;
-    let map = ebpf.map_mut(WHAT).ok_or(LoadError::Absent { what: WHAT })?;
-    let mut map = ProgramArray::try_from(map).or(Err(LoadError::Absent { what: WHAT }))?;
-    map.set(0, &frames, 0)
+    load::program(object, FRAMES)?;
+    let (Some(Map::ProgramArray(map)), Some(frames)) =
+        (object.map(WHAT), object.program(FRAMES).and_then(Program::fd))
+    else {
+        return Err(LoadError::Absent { what: WHAT }.into());
+    };
+    bpf::put_program(map.fd().as_fd(), 0, frames)
         .map_err(|source| attach("socket_frames to the map of programs", source))
 }
 
-fn queued_bytes(ebpf: &mut Ebpf, sockets: Sockets) -> Result<u64, PropagationError> {
-    trial::queued_bytes(&mut sockets.map(ebpf)?).map_err(|source| attach("a socket of our own", source))
+fn queued_bytes(object: &mut Object, sockets: Sockets) -> Result<u64, PropagationError> {
+    trial::queued_bytes(&mut sockets.map(object)?).map_err(|source| attach("a socket of our own", source))
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
-{
+/// Loads a program for sockets; its descriptor, and where it is attached.
+fn socket_program<'a>(
+    object: &'a mut Object,
+    name: &'static str,
+) -> Result<(BorrowedFd<'a>, bpf_attach_type), LoadError> {
     let absent = LoadError::Absent { what: name };
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(absent)
+    let Some(Kind::Socket(_, attach_type)) = object.program(name).map(Program::kind) else {
+        return Err(absent);
+    };
+    Ok((load::program(object, name)?, attach_type))
 }

@@ -26,7 +26,7 @@ impl Kernel {
     /// Gives the path a ratio of its own, or with `is_prefix` all that begin so.
     pub fn sample_path(&mut self, path: &str, is_prefix: bool, ratio: u32) -> Result<(), LoadError> {
         let map = self
-            .ebpf
+            .object
             .map_mut(PATHS)
             .ok_or(LoadError::Absent { what: PATHS })?;
         let mut paths: LpmTrie<_, [u8; SAMPLING_PATH_MAX], u32> =

@@ -54,6 +54,7 @@ const IMPURE: [&str; 10] = [
 const ONLY: &[(&str, &[&str])] = &[
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
+    ("aya_obj", &["kernel"]),
     ("proto", &["export/skywalking"]),
     ("env", &["config"]),
     ("SystemTime", &["clock"]),

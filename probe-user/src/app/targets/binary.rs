@@ -95,13 +95,13 @@ impl From<Refused> for Unattached {
 }
 
 /// How long a binary stays attached that nothing runs any more. A program that is started again is then traced at
-/// once; attaching anew would have to wait for the kernel to detach, which takes a second or two.
+/// once; attaching anew would have to wait for the kernel to detach, which takes seconds before Linux 6.6.
 const LINGER_NS: u64 = 60_000_000_000;
 
 /// How many binaries may do so.
 const LINGERING_MAX: usize = 16;
 
-/// How long a process must have lived to get hooks of its own. Taking them out takes seconds, and processes that come
+/// How long a process must have lived to get hooks of its own. Taking them out may take seconds, and processes that come
 /// and go faster than that would leave ever more of them behind.
 const OWN_HOOKS_AGE: Duration = Duration::from_secs(2);
 

@@ -4,24 +4,23 @@ use std::{
     fs, io,
     io::Write as _,
     net::{Ipv4Addr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
     time::Duration,
 };
 
 use aya::{
-    Ebpf,
     maps::{MapData, MapError, MapType, SockHash},
-    programs::{
-        Program, ProgramError, RawTracePoint, SkMsg, SkSkb, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeScope},
-    },
     sys::{SyscallError, is_map_supported},
 };
 use rustix::{io::ioctl_fionread, net::sockopt::socket_cookie};
 
 use crate::kernel::{
+    PROCESS_PROGRAMS,
+    attach::{self, Scope},
+    bpf::{self, Place},
     load::{self, LoadError},
+    object::{Kind, Object, Uprobes},
     propagation::{self, PropagationError, Sockets},
 };
 
@@ -44,10 +43,7 @@ pub enum TrialError {
     #[error("the kernel object holds no {what}")]
     Absent { what: &'static str },
     #[error("attach {what}")]
-    Attach {
-        what: &'static str,
-        source: Box<ProgramError>,
-    },
+    Attach { what: &'static str, source: io::Error },
     #[error("enrol a socket of our own")]
     Enrol(#[source] MapError),
     #[error("{what}")]
@@ -83,27 +79,30 @@ pub fn ring_buffer() -> Result<(), TrialError> {
 
 /// The kernel object, loaded for trials. Nothing is traced, for no process is a target; all is undone when it goes.
 pub struct Bench {
-    ebpf: Ebpf,
+    /// Of what was attached and stays so.
+    links: Vec<OwnedFd>,
+    object: Object,
 }
 
 impl Bench {
     /// Makes the maps.
     pub fn new() -> Result<Self, LoadError> {
         Ok(Self {
-            ebpf: load::object()?,
+            links: Vec::new(),
+            object: load::object()?,
         })
     }
 
     /// Has every program verified: its name, purpose and fate. One that is refused and can be done without is left out.
     pub fn load_programs(&mut self) -> Vec<(String, Purpose, Result<(), LoadError>)> {
         let mut programs: Vec<_> = self
-            .ebpf
+            .object
             .programs()
-            .map(|(name, program)| (name.to_owned(), purpose(program)))
+            .map(|(name, program)| (name.to_owned(), purpose(program.kind())))
             .collect();
         programs.sort();
         let fates = programs.into_iter().map(|(name, purpose)| {
-            let fate = load::program(&mut self.ebpf, &name);
+            let fate = load::program(&mut self.object, &name).map(drop);
             (name, purpose, fate)
         });
         let mut fates: Vec<_> = fates.collect();
@@ -119,41 +118,37 @@ impl Bench {
         fates
     }
 
-    /// Attaches one of the loaded programs to a function of our own, and calls it.
-    pub fn attach_to_ourselves(&mut self) -> Result<(), TrialError> {
-        let offset = offset_of_landing()?;
-        let program = self
-            .ebpf
-            .programs_mut()
-            .find_map(|(_, program)| <&mut UProbe>::try_from(program).ok());
-        let program = program.ok_or(TrialError::Absent {
+    /// Attaches one of the loaded programs to a function of our own, and calls it; the way in which it was attached.
+    pub fn attach_to_ourselves(&mut self) -> Result<Uprobes, TrialError> {
+        let uprobes = self.object.uprobes();
+        let place = Place {
+            file_offset: offset_of_landing()?,
+            cookie: 0,
+        };
+        let mut programs = self.object.programs();
+        let hook = programs
+            .find_map(|(_, program)| program.fd().filter(|_| matches!(program.kind(), Kind::Hook(_))));
+        let hook = hook.ok_or(TrialError::Absent {
             what: "program for uprobes",
         })?;
-        let failed = |source| TrialError::Attach {
+        let ourselves = Scope::Process(std::process::id());
+        let link = attach::attach_places(uprobes, hook, Path::new("/proc/self/exe"), &[place], ourselves);
+        let link = link.map_err(|source| TrialError::Attach {
             what: "a uprobe to ourselves",
-            source: Box::new(source),
-        };
-        let location = UProbeAttachLocation::AbsoluteOffset(offset);
-        let link = program
-            .attach(location, "/proc/self/exe", UProbeScope::CallingProcess)
-            .map_err(failed)?;
+            source,
+        })?;
         landing();
-        program.detach(link).map_err(failed)
+        drop(link);
+        Ok(uprobes)
     }
 
     /// Attaches what says that processes start and end.
     pub fn attach_to_scheduler(&mut self) -> Result<(), TrialError> {
-        for (name, tracepoint) in [
-            ("process_exec", "sched_process_exec"),
-            ("process_exit", "sched_process_exit"),
-        ] {
-            let program: &mut RawTracePoint = self.program(name, "program at that tracepoint")?;
-            let failed = |source| TrialError::Attach {
-                what: tracepoint,
-                source: Box::new(source),
-            };
-            let link = program.attach(tracepoint).map_err(failed)?;
-            program.detach(link).map_err(failed)?;
+        for (name, tracepoint) in PROCESS_PROGRAMS {
+            let program = load::program(&mut self.object, name)?;
+            let link = bpf::attach_to_tracepoint(program, tracepoint);
+            link.map(drop)
+                .map_err(|source| TrialError::Attach { what: name, source })?;
         }
         Ok(())
     }
@@ -164,22 +159,18 @@ impl Bench {
             what: "open the cgroup",
             source,
         })?;
-        Ok(propagation::enrol_new(&mut self.ebpf, &cgroup)?)
+        self.links
+            .extend(propagation::enrol_new(&mut self.object, &cgroup)?);
+        Ok(())
     }
 
     /// Attaches what inserts headers; it stays attached.
     pub fn attach_to_sockets(&mut self) -> Result<(), TrialError> {
-        let map = self.sockets(Sockets::Plain)?.fd().try_clone();
-        let map = map.map_err(|source| TrialError::Io {
-            what: "open the socket map again",
-            source,
-        })?;
-        let program: &mut SkMsg = self.program("socket_message", "program socket_message")?;
-        let failed = |source| TrialError::Attach {
-            what: "socket_message to the socket map",
-            source: Box::new(source),
-        };
-        program.attach(&map).map(drop).map_err(failed)
+        Ok(propagation::attach_to_sockets(
+            &mut self.object,
+            "socket_message",
+            Sockets::Plain,
+        )?)
     }
 
     /// Asks `FIONREAD` about a socket of our own in the map, and tries the cure if it answers wrongly.
@@ -187,17 +178,7 @@ impl Bench {
         if queued_bytes(&mut self.sockets(Sockets::Plain)?)? == QUEUED_BYTES {
             return Ok(Fionread::Right);
         }
-        let map = self.sockets(Sockets::WithVerdict)?.fd().try_clone();
-        let map = map.map_err(|source| TrialError::Io {
-            what: "open the socket map again",
-            source,
-        })?;
-        let program: &mut SkSkb = self.program("socket_receive", "program socket_receive")?;
-        let failed = |source| TrialError::Attach {
-            what: "socket_receive to the socket map",
-            source: Box::new(source),
-        };
-        program.attach(&map).map_err(failed)?;
+        propagation::attach_to_sockets(&mut self.object, "socket_receive", Sockets::WithVerdict)?;
         Ok(match queued_bytes(&mut self.sockets(Sockets::WithVerdict)?)? {
             QUEUED_BYTES => Fionread::Cured,
             bytes => Fionread::Wrong { bytes },
@@ -205,18 +186,7 @@ impl Bench {
     }
 
     fn sockets(&mut self, sockets: Sockets) -> Result<SockHash<&mut MapData, u64>, TrialError> {
-        sockets.map(&mut self.ebpf).map_err(TrialError::from)
-    }
-
-    fn program<'a, P>(&'a mut self, name: &str, what: &'static str) -> Result<&'a mut P, TrialError>
-    where
-        &'a mut P: TryFrom<&'a mut Program>,
-    {
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok());
-        program.ok_or(TrialError::Absent { what })
+        sockets.map(&mut self.object).map_err(TrialError::from)
     }
 }
 
@@ -252,16 +222,10 @@ fn pair() -> io::Result<(TcpStream, TcpStream)> {
     }
 }
 
-fn purpose(program: &Program) -> Purpose {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "aya's enum; all but these hook programs or their life"
-    )]
-    match program {
-        Program::CgroupSock(_) | Program::SockOps(_) | Program::SkMsg(_) | Program::SkSkb(_) => {
-            Purpose::Propagation
-        }
-        _ => Purpose::Tracing,
+fn purpose(kind: Kind) -> Purpose {
+    match kind {
+        Kind::Hook(_) | Kind::Tracepoint => Purpose::Tracing,
+        Kind::Socket(..) => Purpose::Propagation,
     }
 }
 

@@ -3,7 +3,6 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::{EbpfLoader, VerifierLogLevel};
 use probe_user::kernel::{
     feature::{Kernel, Lockdown, OLDEST},
     load,
@@ -133,19 +132,15 @@ fn doctor() -> Result<Finding> {
     })
 }
 
-/// How much of the verifier's log is shown: its end has the reason.
-const LOG_LINES: usize = 40;
-
 /// Every program loads.
 fn programs() -> Result<Finding> {
-    let mut ebpf = load::object()?;
-    let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-    names.sort();
+    let mut object = load::object()?;
+    let names: Vec<String> = object.programs().map(|(name, _)| name.to_owned()).collect();
     ensure!(!names.is_empty(), "the kernel object is a stub");
     let refused: Vec<&str> = names
         .iter()
         .map(String::as_str)
-        .filter(|name| load::program(&mut ebpf, name).is_err())
+        .filter(|name| load::program(&mut object, name).is_err())
         .collect();
     let taken = |name: &str| !refused.contains(&name);
     let (spare, refused): (Vec<&str>, Vec<&str>) = refused.iter().partition(|name| is_spare(name, taken));
@@ -156,20 +151,10 @@ fn programs() -> Result<Finding> {
             spare => format!("{count}, and another way for {}", spare.join(", ")),
         }));
     }
-    drop(ebpf);
-    // Again, with everything that the verifier has to say.
-    let mut ebpf = EbpfLoader::new()
-        .verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS)
-        .load(load::OBJECT)?;
     let mut detail = String::new();
     for name in &refused {
-        if let Err(error) = load::program(&mut ebpf, name) {
-            let error = format!("{:#}", anyhow::Error::from(error));
-            let lines: Vec<&str> = error.lines().collect();
-            let end = lines
-                .get(lines.len().saturating_sub(LOG_LINES)..)
-                .unwrap_or_default();
-            detail.push_str(&format!("{name}:\n{}\n", end.join("\n")));
+        if let Err(error) = load::program(&mut object, name) {
+            detail.push_str(&format!("{name}:\n{:#}\n", anyhow::Error::from(error)));
         }
     }
     Ok(Finding {
