@@ -92,7 +92,14 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     // From here on: the address and the file that are written to may have wanted others.
     give_up(rights::keep_tracing);
     let talkative = matches!(config.log, LogLevel::Debug | LogLevel::Trace);
-    let (kernel, ring) = Kernel::load(talkative)?;
+    // Programs are read while the kernel makes the maps, and takes what every target will want.
+    let (loaded, binaries) = thread::scope(|scope| {
+        let binaries = scope.spawn(|| targets::read_ahead(&selection, &config));
+        let loaded = Kernel::load(talkative, !config.propagate.is_off());
+        (loaded, binaries.join())
+    });
+    let (kernel, ring) = loaded?;
+    let binaries = binaries.or(Err(AppError::Ended("targets")))?;
     let tracer = Arc::new(Mutex::new(Tracer::new(exporter::tracer_settings(&config))));
 
     let (notices, notices_in) = mpsc::channel();
@@ -101,6 +108,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let targets = Targets::new(
         kernel,
         selection,
+        binaries,
         config,
         Arc::clone(&tracer),
         registry,

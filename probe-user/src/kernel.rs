@@ -12,7 +12,7 @@ pub mod rights;
 pub mod ring;
 mod sampling;
 
-use std::{cmp::Reverse, ffi::CStr, os::fd::OwnedFd, path::Path};
+use std::{cmp::Reverse, ffi::CStr, iter, os::fd::OwnedFd, path::Path};
 
 use aya::{
     Pod,
@@ -59,11 +59,12 @@ struct Opaque<const N: usize>([u8; N]);
 unsafe impl<const N: usize> Pod for Opaque<N> {}
 
 impl Kernel {
-    /// Makes the maps and loads the programs that follow processes; hands out the ring's user end. The others are
-    /// loaded when something wants them: a host without gRPC has no program for it.
+    /// Makes the maps and loads the programs that follow processes, and with `propagation` those that method `socket`
+    /// has for all; hands out the ring's user end. The others are loaded when something wants them: a host without gRPC
+    /// has no program for it.
     ///
     /// With `log`, programs that say what they do, if this build has them.
-    pub fn load(log: bool) -> Result<(Self, Ring), LoadError> {
+    pub fn load(log: bool, propagation: bool) -> Result<(Self, Ring), LoadError> {
         let mut object = logs::object(log)?;
         for (program, _) in PROCESS_PROGRAMS {
             load::program(&mut object, program)?;
@@ -76,11 +77,12 @@ impl Kernel {
         }))?;
         let logs = logs::Logs::new(&object, log);
         let ring = Ring::new(ring).map_err(LoadError::Ring)?;
-        let kernel = Self {
+        let mut kernel = Self {
             links: Vec::new(),
             object,
             logs,
         };
+        kernel.load_ahead(iter::empty(), propagation);
         Ok((kernel, ring))
     }
 

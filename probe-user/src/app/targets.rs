@@ -200,6 +200,7 @@ impl Targets {
     pub(super) fn new(
         kernel: Kernel,
         selection: Selection,
+        binaries: Binaries,
         config: Arc<Config>,
         tracer: Arc<Mutex<Tracer>>,
         registry: Option<Registry>,
@@ -209,7 +210,7 @@ impl Targets {
         Self {
             kernel,
             selection,
-            binaries: Binaries::new(config.grpc_messages),
+            binaries,
             config,
             tracer,
             types: SharedTypes::default(),
@@ -289,9 +290,8 @@ impl Targets {
     fn start(&mut self) -> Result<Ready, TargetsError> {
         // First, so that no start falls between the look around and the first notice.
         self.kernel.follow_processes()?;
-        let processes = process::list().map_err(TargetsError::List)?;
-        let pids: Vec<u32> = processes.map(|entry| entry.pid).collect();
-        let selected = self.selected(&pids);
+        let selected = selected(&self.selection).map_err(TargetsError::List)?;
+        // Mostly done already.
         for process in &selected {
             self.binaries.read_ahead(process);
         }
@@ -305,7 +305,7 @@ impl Targets {
         let attached: Vec<_> = selected.iter().filter_map(attach).collect();
         let mut refused = Vec::new();
         let mut only = None;
-        for pid in pids {
+        for Process { pid, .. } in selected {
             match self.look_at(pid, &mut Listeners::default()) {
                 Look::Traced | Look::Left | Look::Later => {}
                 Look::Gone => only = Some(TargetsError::Gone { pid }),
@@ -344,17 +344,6 @@ impl Targets {
                 propagation,
             }),
         }
-    }
-
-    /// The processes that are meant.
-    fn selected(&mut self, pids: &[u32]) -> Vec<Process> {
-        let mut listeners = Listeners::default();
-        let selected = pids.iter().filter_map(|pid| {
-            let process = Process::read(*pid).ok()??;
-            self.selection.matches(&process, &mut listeners)?;
-            Some(process)
-        });
-        selected.collect()
     }
 
     fn start_propagation(&mut self) -> String {
@@ -706,6 +695,27 @@ impl Targets {
             .0
             .remove(&pid);
     }
+}
+
+/// The processes that are meant.
+fn selected(selection: &Selection) -> std::io::Result<Vec<Process>> {
+    let mut listeners = Listeners::default();
+    let selected = process::list()?.filter_map(|entry| {
+        let process = Process::read(entry.pid).ok()??;
+        selection.matches(&process, &mut listeners)?;
+        Some(process)
+    });
+    Ok(selected.collect())
+}
+
+/// Reads the programs of the processes that are meant, as far as they are there already.
+pub(super) fn read_ahead(selection: &Selection, config: &Config) -> Binaries {
+    let mut binaries = Binaries::new(config.grpc_messages);
+    // Without a list, the start says why.
+    for process in selected(selection).unwrap_or_default() {
+        binaries.read_ahead(&process);
+    }
+    binaries
 }
 
 /// Where the sockets of the binary's processes belong.

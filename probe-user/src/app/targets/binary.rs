@@ -114,7 +114,7 @@ struct Detaching {
 }
 
 /// The binaries of all targets.
-pub(super) struct Binaries {
+pub(in crate::app) struct Binaries {
     /// Streams of gRPC have their messages counted.
     grpc_messages: bool,
     attached: HashMap<Whose, Weak<Binary>>,
