@@ -1,5 +1,6 @@
 //! The commands of bpf(2) by which programs come into the kernel and to their places, and what of perf_event_open(2)
 //! that takes. aya 0.14 has them for itself, and not all.
+#![expect(unsafe_code, reason = "system calls that no library has for us")]
 
 use std::{
     ffi::{CStr, CString, c_int, c_long, c_ulong},
