@@ -39,8 +39,8 @@ use crate::{
     config::{Config, LogLevel},
     discover::select::{SelectError, Selection},
     export::{self, skywalking::SettingsError},
+    http,
     kernel::{Kernel, load::LoadError, rights},
-    metrics,
     telemetry::{self, Telemetry, counted},
     trace::Tracer,
 };
@@ -58,8 +58,8 @@ pub enum AppError {
     Oap(#[from] SettingsError),
     #[error("open {} for the output", path.display())]
     Output { path: PathBuf, source: io::Error },
-    #[error("listen for who asks for metrics at {address}: choose another address with --metrics")]
-    Metrics { address: SocketAddr, source: io::Error },
+    #[error("listen for who asks how the probe is at {address}: choose another address with --http")]
+    Http { address: SocketAddr, source: io::Error },
     #[error("open a pipe between threads")]
     Pipe(#[source] io::Error),
     #[error("listen for signals")]
@@ -80,10 +80,10 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let selection = Selection::new(&config.select)?;
 
     let telemetry = Arc::new(Telemetry::default());
-    let metrics = match config.metrics {
+    let http = match config.http {
         Some(address) => {
-            let listener = metrics::listen(address).await;
-            Some(listener.map_err(|source| AppError::Metrics { address, source })?)
+            let listener = http::listen(address).await;
+            Some(listener.map_err(|source| AppError::Http { address, source })?)
         }
         None => None,
     };
@@ -137,14 +137,14 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     // This thread talks to the network. Who attaches has a thread of its own.
     give_up(rights::keep_none);
     #[expect(clippy::disallowed_methods, reason = "this is app")]
-    let (mut exporter, files, watch, metrics) = (
+    let (mut exporter, files, watch, http) = (
         tokio::spawn(exporter),
         tokio::spawn(async move {
             // Without the targets thread nothing is held.
             while file_signals.recv().await.is_some() && notices_of_files.send(Notice::Written).is_ok() {}
         }),
         tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
-        metrics.map(|listener| tokio::spawn(metrics::serve(listener, Arc::clone(&telemetry)))),
+        http.map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&telemetry)))),
     );
 
     let started = tokio::select! {
@@ -157,6 +157,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     };
     if let Ok(Some(ready)) = &started {
         announce(ready, clock::now_boot_ns().saturating_sub(begin_ns));
+        telemetry.vitals().tracing();
         tokio::select! {
             () = signals.recv() => {}
             ended = has_ended => if ended.is_ok() { info!("No target is left, and none can come"); },
@@ -165,6 +166,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         }
     }
 
+    telemetry.vitals().stopping();
     let attached = stages.stop(&telemetry)?;
     // Ends by itself: the reader held the queue's only sender.
     if !exporter.is_finished() {
@@ -172,8 +174,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     }
     files.abort();
     watch.abort();
-    if let Some(metrics) = metrics {
-        metrics.abort();
+    if let Some(http) = http {
+        http.abort();
     }
     let ready = started?;
     if ready.is_some() {

@@ -60,8 +60,8 @@ pub struct Config {
     pub sampling: Sampling,
     pub debug_tags: bool,
     pub log: LogLevel,
-    /// Where `/metrics` is answered.
-    pub metrics: Option<SocketAddr>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are answered.
+    pub http: Option<SocketAddr>,
 }
 
 /// Which processes to trace: each that meets any of these.

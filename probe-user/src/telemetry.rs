@@ -3,7 +3,9 @@
 //! Everything that is lost is counted with a reason. After production the sum closes: segments produced =
 //! segments exported + segments lost, each under one [`Loss`].
 
+mod link;
 mod sampled;
+mod vitals;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +15,9 @@ use std::time::Duration;
 use probe_common::loss::LossReason;
 use tracing::{info, warn};
 
+pub use link::{Link, LinkState};
 pub use sampled::Sampled;
+pub use vitals::{Alive, Stage, Unwell, Vitals};
 
 /// Why something did not arrive, in user space. The kernel side has its own list, [`LossReason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,6 +148,8 @@ pub struct Telemetry {
     sampled: Mutex<Sampled>,
     /// The tracer's own list, by name: it is pure, and hands its sums over now and then.
     tracer: Mutex<Vec<TracerLoss>>,
+    vitals: Vitals,
+    link: Link,
 }
 
 /// What the tracer could not do as it should.
@@ -197,6 +203,23 @@ impl Telemetry {
                 count: total,
             }),
         }
+    }
+
+    /// That the threads live, and how far the probe has come.
+    pub fn vitals(&self) -> &Vitals {
+        &self.vitals
+    }
+
+    /// How OAP is reached.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Whether it traces, and what it has to tell arrives; else why not, in a sentence.
+    pub fn readiness(&self) -> Result<(), String> {
+        let idle = self.vitals.idle().map(str::to_owned);
+        let fault = || self.link.state()?.fault();
+        idle.or_else(fault).map_or(Ok(()), Err)
     }
 
     fn tracer(&self) -> MutexGuard<'_, Vec<TracerLoss>> {

@@ -6,6 +6,7 @@ pub mod deploy;
 pub mod fake_oap;
 pub mod go_http2;
 pub mod graphql;
+pub mod held;
 pub mod http2;
 pub mod kubernetes;
 pub mod line;

@@ -17,7 +17,7 @@ use crate::{
     event::{self, Event},
     export::SegmentSender,
     kernel::ring::Ring,
-    telemetry::{Loss, Tally, Telemetry},
+    telemetry::{Loss, Stage, Tally, Telemetry},
     trace::{Tracer, segment::Segment},
 };
 
@@ -50,6 +50,8 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn run(mut self) {
+        let telemetry = Arc::clone(&self.telemetry);
+        let _alive = telemetry.vitals().live(Stage::Reader);
         let mut wall = WallClock::read();
         let mut next_tick_ns = 0;
         let mut last_ns = clock::now_boot_ns();
@@ -114,6 +116,7 @@ impl Reader {
     /// Takes a batch of records; how many there were.
     fn drain(&mut self, wall: WallClock, finished: &mut Vec<Segment>) -> usize {
         let count = self.take(wall, finished);
+        self.telemetry.vitals().beat(Stage::Reader);
         self.segments.send(finished);
         count
     }

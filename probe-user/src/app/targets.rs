@@ -53,7 +53,7 @@ use crate::{
         propagation::{SocketMethod, Sockets},
     },
     naming,
-    telemetry::{Loss, Tally, Telemetry},
+    telemetry::{Loss, Stage, Tally, Telemetry},
     trace::{self, Tracer, segment::Identity},
 };
 
@@ -240,6 +240,8 @@ impl Targets {
         ready: oneshot::Sender<Result<Ready, TargetsError>>,
         ended: oneshot::Sender<()>,
     ) -> Attached {
+        let telemetry = Arc::clone(&self.telemetry);
+        let _alive = telemetry.vitals().live(Stage::Targets);
         let started = self.start();
         let failed = started.is_err();
         let _ = ready.send(started);
@@ -263,6 +265,7 @@ impl Targets {
             // By the clock and not by silence: on a busy machine programs start all the time.
             let wait_ns = next_look_ns.saturating_sub(clock::now_boot_ns());
             let notice = notices.recv_timeout(Duration::from_nanos(wait_ns));
+            self.telemetry.vitals().beat(Stage::Targets);
             self.kernel.forward_logs();
             match notice {
                 Ok(Notice::Exec { pid }) => self.on_exec(pid),
@@ -299,9 +302,13 @@ impl Targets {
             .load_ahead(self.binaries.sites_ahead(), !self.config.propagate.is_off());
         self.sampler.start(&mut self.kernel);
         let propagation = self.start_propagation();
+        let telemetry = &self.telemetry;
         // All are attached before the first is traced: a call between two of them would else be seen from one side
         // only, and draw a user where a service is. They stay attached as long as this lives.
-        let attach = |process| self.binaries.attach(&mut self.kernel, process).ok();
+        let attach = |process| {
+            telemetry.vitals().beat(Stage::Targets);
+            self.binaries.attach(&mut self.kernel, process).ok()
+        };
         let attached: Vec<_> = selected.iter().filter_map(attach).collect();
         let mut refused = Vec::new();
         let mut only = None;
@@ -455,6 +462,7 @@ impl Targets {
 
     /// Traces the process if it is meant and can be.
     fn look_at(&mut self, pid: u32, listeners: &mut Listeners) -> Look {
+        self.telemetry.vitals().beat(Stage::Targets);
         let process = match Process::read(pid) {
             Ok(Some(process)) => process,
             Ok(None) => return Look::Left,

@@ -183,9 +183,9 @@ struct Run {
     /// What is logged to stderr: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = "Tracing")]
     log: Option<String>,
-    /// Answer GET /metrics at this address, for Prometheus [default: nowhere]
+    /// Answer GET /metrics, /healthz and /readyz at this address [default: nowhere]
     #[arg(long, value_name = "IP:PORT", help_heading = "Tracing")]
-    metrics: Option<String>,
+    http: Option<String>,
     /// Read settings from this YAML file
     #[arg(long, value_name = "FILE", help_heading = "Tracing")]
     config: Option<PathBuf>,
@@ -263,7 +263,7 @@ impl Run {
             keep_slower_than,
             debug_tags,
             log,
-            metrics,
+            http,
             config,
         } = self;
         let lists = [
@@ -306,7 +306,7 @@ impl Run {
             (Key::KeepSlowerThan, keep_slower_than),
             (Key::DebugTags, debug_tags),
             (Key::Log, log),
-            (Key::Metrics, metrics),
+            (Key::Http, http),
         ];
         let mut settings = Settings::default();
         let singles = singles.into_iter().filter_map(|(key, value)| Some((key, value?)));

@@ -38,7 +38,7 @@ pub(super) enum Key {
     GrpcMessages,
     DebugTags,
     Log,
-    Metrics,
+    Http,
     Sampling,
     SampleRate,
     RatePerSecond,
@@ -81,7 +81,7 @@ impl Key {
         Self::GrpcMessages,
         Self::DebugTags,
         Self::Log,
-        Self::Metrics,
+        Self::Http,
         Self::Sampling,
         Self::SampleRate,
         Self::RatePerSecond,
@@ -135,7 +135,7 @@ impl Key {
             Self::KeepSlowerThan => "keep_slower_than",
             Self::DebugTags => "debug_tags",
             Self::Log => "log",
-            Self::Metrics => "metrics",
+            Self::Http => "http",
         }
     }
 
@@ -196,7 +196,7 @@ impl Key {
             | Self::KeepSlowerThan
             | Self::DebugTags
             | Self::Log
-            | Self::Metrics => &[],
+            | Self::Http => &[],
         }
     }
 

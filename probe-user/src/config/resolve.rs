@@ -108,7 +108,7 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
         grpc_messages: reader.or(Key::GrpcMessages, value::choice, true)?,
         sampling: sampling::sampling(&reader, settings)?,
         debug_tags: reader.or(Key::DebugTags, value::choice, false)?,
-        metrics: reader.one(Key::Metrics, value::socket_address)?,
+        http: reader.one(Key::Http, value::socket_address)?,
         log: reader.or(Key::Log, value::choice, LogLevel::Info)?,
     };
     if let (Export::SkyWalking, Some(given)) = (config.export, settings.one(Key::Output)) {

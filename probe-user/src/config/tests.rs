@@ -165,8 +165,8 @@ fn samples(key: Key) -> (fn(&Config) -> String, [&'static str; 3]) {
             ["false", "true", "false"],
         ),
         Key::DebugTags => (|config| config.debug_tags.to_string(), ["true", "true", "false"]),
-        Key::Metrics => (
-            |config| format!("{:?}", config.metrics),
+        Key::Http => (
+            |config| format!("{:?}", config.http),
             ["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"],
         ),
         Key::Log => (|config| format!("{:?}", config.log), ["error", "debug", "trace"]),

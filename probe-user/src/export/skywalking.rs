@@ -180,7 +180,7 @@ pub fn start(
     segments: SegmentReceiver,
     telemetry: Arc<Telemetry>,
 ) -> Result<(Registry, impl Future<Output = ()> + Send + 'static), SettingsError> {
-    let connection = Arc::new(Connection::new(&settings)?);
+    let connection = Arc::new(Connection::new(&settings, Arc::clone(&telemetry))?);
     let registry = Registry::default();
     let heartbeats = management::run(
         registry.clone(),

@@ -10,7 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
-    ("metrics", &["clock", "telemetry"]),
+    ("http", &["clock", "telemetry"]),
     ("naming", &["config", "discover", "trace"]),
     ("discover", &["config", "telemetry"]),
     ("instrument", &["discover", "telemetry"]),

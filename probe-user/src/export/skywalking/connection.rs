@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::backend::{self, Backend};
 use super::wire::{SegmentCodec, Taken};
 use super::{Backoff, Settings, SettingsError, Token};
-use crate::telemetry::Repeats;
+use crate::telemetry::{Repeats, Telemetry};
 
 /// Puts the token on every call.
 #[derive(Clone)]
@@ -86,6 +86,7 @@ impl Live {
 pub(super) struct Connection {
     backends: Vec<Backend>,
     credentials: Credentials,
+    telemetry: Arc<Telemetry>,
     connect_timeout: Duration,
     backoff: Backoff,
     /// Held while connecting: who else needs a connection waits for the same one.
@@ -111,14 +112,17 @@ struct State {
 }
 
 impl Connection {
-    pub(super) fn new(settings: &Settings) -> Result<Self, SettingsError> {
+    pub(super) fn new(settings: &Settings, telemetry: Arc<Telemetry>) -> Result<Self, SettingsError> {
         let backends = backend::backends(settings)?;
+        let addresses = backends.iter().map(|backend| backend.address.to_string());
+        telemetry.link().expect(addresses.collect());
         // The keys of a new hasher are random, and that is all that is wanted: many probes must not all begin with
         // the same OAP.
         let next = RandomState::new().build_hasher().finish() as usize % backends.len();
         Ok(Self {
             backends,
             credentials: Credentials::new(settings.authentication.as_ref())?,
+            telemetry,
             connect_timeout: settings.connect_timeout,
             backoff: settings.backoff,
             state: Mutex::new(State {
@@ -187,6 +191,7 @@ impl Connection {
                 if std::mem::take(&mut state.news) {
                     info!(server.addr = %address, "OAP connected");
                 }
+                self.telemetry.link().connected(address);
                 state.live = Some(Live {
                     generation: state.generation,
                     address: Arc::clone(address),
@@ -199,6 +204,7 @@ impl Connection {
             Ok(Err(error)) => crate::chain(&error),
             Err(_elapsed) => format!("no connection within {} ms", self.connect_timeout.as_millis()),
         };
+        self.telemetry.link().failed(address, &error);
         state.failures = state.failures.saturating_add(1);
         // A pause only when every backend has had its turn.
         if state.failures.is_multiple_of(self.backends()) {
@@ -214,6 +220,7 @@ impl Connection {
     /// The connection `live` broke: the next call is made on a new one, to the next backend.
     pub(super) async fn broke(&self, live: &Live, status: &Status) {
         let mut state = self.state.lock().await;
+        self.telemetry.link().failed(&live.address, &told(status));
         if let Some(count) = state.repeats.admit("broke", Instant::now()) {
             state.news = true;
             let error = told(status);
@@ -230,23 +237,27 @@ impl Connection {
                 warn!(server.addr = %live.address, error, count, "Connection to OAP broke, trying again");
             }
         }
-        state.leave(live);
+        self.leave(&mut state, live);
     }
 
     /// The backend of `live` does not answer: the next call is made on a new connection, to the next backend.
     pub(super) async fn abandon(&self, live: &Live) {
-        self.state.lock().await.leave(live);
+        let mut state = self.state.lock().await;
+        self.telemetry.link().failed(&live.address, "no answer in time");
+        self.leave(&mut state, live);
     }
 
     /// The backend of `live` answered, but not as it should: if there is another one, it is tried next.
     pub(super) async fn displeased(&self, live: &Live) {
         if self.backends.len() > 1 {
-            self.state.lock().await.leave(live);
+            let mut state = self.state.lock().await;
+            self.leave(&mut state, live);
         }
     }
 
     /// OAP refused the token. Said once, until a call goes through again: only a person can change it.
     pub(super) async fn refused(&self, live: &Live) {
+        self.telemetry.link().refused(true);
         let mut state = self.state.lock().await;
         if !std::mem::replace(&mut state.refusal_said, true) {
             let token = if self.credentials.token.is_some() {
@@ -265,20 +276,18 @@ impl Connection {
 
     /// A call went through.
     pub(super) async fn pleased(&self) {
+        self.telemetry.link().refused(false);
         let mut state = self.state.lock().await;
         state.refusal_said = false;
         state.worked = true;
     }
-}
 
-impl State {
-    fn leave(&mut self, live: &Live) {
-        if self
-            .live
-            .as_ref()
-            .is_some_and(|current| current.generation == live.generation)
-        {
-            self.live = None;
+    /// The next call is made on another connection than `live`.
+    fn leave(&self, state: &mut State, live: &Live) {
+        let is_current = |current: &Live| current.generation == live.generation;
+        if state.live.as_ref().is_some_and(is_current) {
+            state.live = None;
+            self.telemetry.link().left();
         }
     }
 }

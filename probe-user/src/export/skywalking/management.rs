@@ -206,6 +206,8 @@ impl Heartbeat {
         let mut beat = tokio::time::interval(self.settings.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failures = 0;
+        // Before anybody has something to tell: an address that is wrong is said at once.
+        self.connection.live().await;
         loop {
             let all = tokio::select! {
                 _ = beat.tick() => true,
@@ -231,6 +233,7 @@ impl Heartbeat {
         }
         for (identity, say) in self.registry.due(live.generation, all) {
             let Err(status) = self.say(&live, &identity, say).await else {
+                self.connection.pleased().await;
                 continue;
             };
             match Answer::of(status.code()) {

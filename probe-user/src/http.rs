@@ -1,0 +1,117 @@
+//! What the probe tells of itself over HTTP, where the configuration says so: `/metrics` for Prometheus, `/healthz` and
+//! `/readyz` for whoever restarts it or waits for it, such as a kubelet.
+
+mod metrics;
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, task::JoinSet};
+use tracing::debug;
+
+use crate::telemetry::{Stage, Telemetry};
+
+/// Who asks at once; a further one waits.
+const CONNECTIONS_MAX: usize = 16;
+
+/// The text format that Prometheus has scraped since its version 0.4.
+const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Takes the address, so that a wrong one is said before anything is traced.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Answers whoever asks. Never ends; to be dropped when the probe stops.
+pub async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.len() >= CONNECTIONS_MAX {
+            connections.join_next().await;
+        }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // Such as no descriptor left: the next one may have more luck.
+            Err(error) => {
+                debug!(%error, "Nobody could be let in who asks");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let telemetry = Arc::clone(&telemetry);
+        connections.spawn(async move {
+            let service = service_fn(move |request| {
+                let response = respond(&request, &telemetry);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            // With a timer, a client that sends no head is let go after half a minute.
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = served.await {
+                debug!(%error, "Connection of who asks failed");
+            }
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+fn respond(request: &Request<Incoming>, telemetry: &Telemetry) -> Response<Full<Bytes>> {
+    let (status, content_type, text) = match request.uri().path() {
+        _ if request.method() != Method::GET && request.method() != Method::HEAD => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            PLAIN_TEXT,
+            "only GET is answered\n".to_owned(),
+        ),
+        "/metrics" => {
+            let text = metrics::text(&telemetry.account(), metrics::Own::read());
+            (StatusCode::OK, PROMETHEUS_TEXT, text)
+        }
+        "/healthz" => verdict(health(telemetry)),
+        "/readyz" => verdict(telemetry.readiness().map(|()| "ready".to_owned())),
+        _ => (
+            StatusCode::NOT_FOUND,
+            PLAIN_TEXT,
+            "here are /metrics, /healthz and /readyz\n".to_owned(),
+        ),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}
+
+/// Whether the threads live, and when each came round last. This one does: it answers.
+fn health(telemetry: &Telemetry) -> Result<String, String> {
+    let vitals = telemetry.vitals();
+    vitals.health().map_err(|unwell| unwell.to_string())?;
+    let beats = Stage::ALL.map(|stage| {
+        let since_ms = vitals.since_beat(stage).as_millis();
+        format!("{} came round {since_ms} ms ago", stage.name())
+    });
+    Ok(format!("ok: {}", beats.join(", ")))
+}
+
+/// One sentence either way; what is no success restarts the probe, or has others wait for it.
+fn verdict(outcome: Result<String, String>) -> (StatusCode, HeaderValue, String) {
+    let (status, sentence) = match outcome {
+        Ok(sentence) => (StatusCode::OK, sentence),
+        Err(sentence) => (StatusCode::SERVICE_UNAVAILABLE, sentence),
+    };
+    (status, PLAIN_TEXT, format!("{sentence}\n"))
+}
