@@ -8,6 +8,8 @@
     reason = "Cargo speaks to a build script through the environment"
 )]
 
+#[path = "build/identity.rs"]
+mod identity;
 #[path = "build/strip.rs"]
 mod strip;
 #[path = "build/toolchain.rs"]
@@ -45,6 +47,8 @@ fn build() -> Result<(), String> {
         }
     }
     println!("cargo::rerun-if-changed=../probe-ebpf/build.rs");
+
+    identity::tell(&path_of("CARGO_MANIFEST_DIR")?.join(".."));
 
     let out_dir = path_of("OUT_DIR")?;
     let mut objects = vec![(out_dir.join("probe"), KernelLog::Off)];

@@ -11,6 +11,7 @@ mod exporter;
 mod heap;
 mod others;
 mod reader;
+mod supervisor;
 mod targets;
 
 use std::{
@@ -43,6 +44,7 @@ use crate::{
     kernel::{Kernel, load::LoadError, rights},
     telemetry::{self, Telemetry, counted},
     trace::Tracer,
+    version::{BUILD, VERSION},
 };
 
 /// Why the probe cannot run.
@@ -78,6 +80,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let mut file_signals = signal(SignalKind::io()).map_err(AppError::Signals)?;
     let _announced = others::announce();
     let selection = Selection::new(&config.select)?;
+    info!(version = VERSION, build = BUILD, "skyprobe starts");
 
     let telemetry = Arc::new(Telemetry::default());
     let http = match config.http {
@@ -137,13 +140,14 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     // This thread talks to the network. Who attaches has a thread of its own.
     give_up(rights::keep_none);
     #[expect(clippy::disallowed_methods, reason = "this is app")]
-    let (mut exporter, files, watch, http) = (
+    let (mut exporter, files, watch, watchdog, http) = (
         tokio::spawn(exporter),
         tokio::spawn(async move {
             // Without the targets thread nothing is held.
             while file_signals.recv().await.is_some() && notices_of_files.send(Notice::Written).is_ok() {}
         }),
         tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
+        tokio::spawn(supervisor::watch(Arc::clone(&telemetry))),
         http.map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&telemetry)))),
     );
 
@@ -158,6 +162,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     if let Ok(Some(ready)) = &started {
         announce(ready, clock::now_boot_ns().saturating_sub(begin_ns));
         telemetry.vitals().tracing();
+        supervisor::ready(ready);
         tokio::select! {
             () = signals.recv() => {}
             ended = has_ended => if ended.is_ok() { info!("No target is left, and none can come"); },
@@ -167,6 +172,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     }
 
     telemetry.vitals().stopping();
+    supervisor::stopping();
     let attached = stages.stop(&telemetry)?;
     // Ends by itself: the reader held the queue's only sender.
     if !exporter.is_finished() {
@@ -174,6 +180,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     }
     files.abort();
     watch.abort();
+    watchdog.abort();
     if let Some(http) = http {
         http.abort();
     }

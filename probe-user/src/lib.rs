@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod naming;
 pub mod telemetry;
 pub mod trace;
+pub mod version;
 
 /// An error with its causes in one line, for logs and for the user. Of the verifier's log, which the kernel's refusal
 /// of a program carries along, that is the last line: it says what was wrong.

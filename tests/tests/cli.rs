@@ -170,10 +170,14 @@ fn configuration_files_that_cannot_be_used() {
 fn help_and_version_are_no_failures() {
     let version = output(&mut skyprobe(&["--version"]));
     assert!(version.status.success());
+    let version = String::from_utf8(version.stdout).unwrap();
+    let build = version.trim_end().strip_prefix("skyprobe ").and_then(|both| {
+        let (version, build) = both.strip_suffix(')')?.split_once(" (")?;
+        (!version.is_empty()).then_some(build)
+    });
     assert!(
-        String::from_utf8(version.stdout)
-            .unwrap()
-            .starts_with("skyprobe ")
+        build.is_some_and(|build| build.chars().all(|c| c.is_ascii_graphic())),
+        "{version}"
     );
     for arguments in [
         &["--help"][..],

@@ -42,11 +42,12 @@ fn ask_until(address: &str, path: &str, status: u16) -> String {
     for _ in 0..300 {
         last = ask(address, path);
         if last.0 == status {
-            return last.1;
+            break;
         }
         thread::sleep(Duration::from_millis(100));
     }
-    panic!("{path} never answered {status}, and at last {last:?}");
+    assert_eq!(last.0, status, "{path} says {:?}", last.1);
+    last.1
 }
 
 #[test]

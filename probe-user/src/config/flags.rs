@@ -25,7 +25,7 @@ pub(super) enum Parsed {
 #[derive(Parser)]
 #[command(
     name = "skyprobe",
-    version,
+    version = crate::version::BOTH,
     disable_help_subcommand = true,
     max_term_width = 100
 )]

@@ -534,7 +534,7 @@ fn the_other_commands() {
     let Invocation::Show(version) = call(&["--version"], &[]).unwrap() else {
         panic!("no version")
     };
-    assert_eq!(version, format!("skyprobe {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(version, format!("skyprobe {}\n", crate::version::BOTH));
     let Invocation::Show(help) = call(&["run", "--help"], &[]).unwrap() else {
         panic!("no help")
     };

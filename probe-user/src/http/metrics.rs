@@ -2,7 +2,11 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::{clock, telemetry::Account};
+use crate::{
+    clock,
+    telemetry::Account,
+    version::{BUILD, VERSION},
+};
 
 /// What the probe itself takes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,8 +128,13 @@ pub(super) fn text(account: &Account, own: Own) -> String {
     text.metric(name, "gauge", "Memory of the probe that is resident, in bytes.");
     text.line(name, "", own.resident_bytes);
     let name = "skyprobe_build_info";
-    text.metric(name, "gauge", "1, with the probe's version.");
-    text.line(name, concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
+    text.metric(
+        name,
+        "gauge",
+        "1, with the probe's version and the source that it was built of.",
+    );
+    let labels = format!(r#"version="{VERSION}",build="{BUILD}""#);
+    text.line(name, &labels, 1);
     text.0
 }
 

@@ -7,10 +7,11 @@ use super::{
 
 /// Each module of `probe-user` and the modules it may use. Who adds a module decides here where it stands.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("config", &[]),
+    ("config", &["version"]),
     ("clock", &[]),
+    ("version", &[]),
     ("telemetry", &[]),
-    ("http", &["clock", "telemetry"]),
+    ("http", &["clock", "telemetry", "version"]),
     ("naming", &["config", "discover", "trace"]),
     ("discover", &["config", "telemetry"]),
     ("instrument", &["discover", "telemetry"]),
@@ -19,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("event", &[]),
     ("protocol", &[]),
     ("trace", &["event", "protocol"]),
-    ("export", &["config", "trace", "telemetry"]),
+    ("export", &["config", "trace", "telemetry", "version"]),
     (
         "doctor",
         &["config", "discover", "instrument", "propagation", "kernel"],

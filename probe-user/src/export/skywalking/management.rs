@@ -15,6 +15,7 @@ use super::Settings;
 use super::connection::{Answer, Connection, Live, told};
 use crate::telemetry::Repeats;
 use crate::trace::segment::Identity;
+use crate::version::{BUILD, VERSION};
 
 /// The layer OAP files traced services under.
 const LAYER: &str = "GENERAL";
@@ -52,7 +53,8 @@ impl Properties {
             properties.push("exe", exe.to_string_lossy().into_owned());
         }
         properties.push("agent.name", "skyprobe".to_owned());
-        properties.push("agent.version", env!("CARGO_PKG_VERSION").to_owned());
+        properties.push("agent.version", VERSION.to_owned());
+        properties.push("agent.build", BUILD.to_owned());
         properties
     }
 
