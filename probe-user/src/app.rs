@@ -11,13 +11,14 @@ mod exporter;
 mod heap;
 mod others;
 mod reader;
+mod report;
 mod supervisor;
 mod targets;
 
 use std::{
     io::{self, PipeWriter, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         mpsc::{self, Sender},
@@ -33,6 +34,7 @@ use tracing::{info, warn};
 
 use self::{
     reader::Reader,
+    report::Reporter,
     targets::{Attached, Notice, Ready, Targets, TargetsError},
 };
 use crate::{
@@ -42,6 +44,7 @@ use crate::{
     export::{self, skywalking::SettingsError},
     http,
     kernel::{Kernel, load::LoadError, rights},
+    status::Socket,
     telemetry::{self, Telemetry, counted},
     trace::Tracer,
     version::{BUILD, VERSION},
@@ -75,14 +78,15 @@ pub enum AppError {
 /// Traces until a signal comes, until no target is left and none can come, or until nobody reads what comes out.
 pub async fn run(config: Config) -> Result<(), AppError> {
     let begin_ns = clock::now_boot_ns();
+    info!(version = VERSION, build = BUILD, "skyprobe starts");
     let config = Arc::new(config);
     let mut signals = Signals::new()?;
     let mut file_signals = signal(SignalKind::io()).map_err(AppError::Signals)?;
     let _announced = others::announce();
     let selection = Selection::new(&config.select)?;
-    info!(version = VERSION, build = BUILD, "skyprobe starts");
 
     let telemetry = Arc::new(Telemetry::default());
+    let status = config.status_socket.as_deref().and_then(status_socket);
     let http = match config.http {
         Some(address) => {
             let listener = http::listen(address).await;
@@ -91,6 +95,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         None => None,
     };
     let (segments, receiver) = export::queue(config.oap.queue_segments, Arc::clone(&telemetry));
+    let gauge = segments.gauge();
     let (registry, exporter) = exporter::start(&config, receiver, &telemetry)?;
     // From here on: the address and the file that are written to may have wanted others.
     give_up(rights::keep_tracing);
@@ -106,6 +111,12 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let tracer = Arc::new(Mutex::new(Tracer::new(exporter::tracer_settings(&config))));
 
     let (notices, notices_in) = mpsc::channel();
+    let reporter = Arc::new(Reporter::new(
+        &config,
+        gauge,
+        notices.clone(),
+        Arc::clone(&telemetry),
+    ));
     let (ready, is_ready) = oneshot::channel();
     let (ended, has_ended) = oneshot::channel();
     let targets = Targets::new(
@@ -140,7 +151,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     // This thread talks to the network. Who attaches has a thread of its own.
     give_up(rights::keep_none);
     #[expect(clippy::disallowed_methods, reason = "this is app")]
-    let (mut exporter, files, watch, watchdog, http) = (
+    let (mut exporter, files, watch, watchdog, http, status) = (
         tokio::spawn(exporter),
         tokio::spawn(async move {
             // Without the targets thread nothing is held.
@@ -149,6 +160,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
         tokio::spawn(supervisor::watch(Arc::clone(&telemetry))),
         http.map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&telemetry)))),
+        status.map(|socket| tokio::spawn(socket.serve(move || Arc::clone(&reporter).status()))),
     );
 
     let started = tokio::select! {
@@ -181,8 +193,10 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     files.abort();
     watch.abort();
     watchdog.abort();
-    if let Some(http) = http {
-        http.abort();
+    for task in [http, status].into_iter().flatten() {
+        task.abort();
+        // Who asks from here on is not kept waiting.
+        let _ = task.await;
     }
     let ready = started?;
     if ready.is_some() {
@@ -190,6 +204,19 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     }
     attached.detach();
     Ok(())
+}
+
+/// It traces without one, too.
+fn status_socket(path: &Path) -> Option<Socket> {
+    let socket = Socket::bind(path);
+    if let Err(error) = &socket {
+        let error = crate::chain(error);
+        warn!(
+            error,
+            "`skyprobe status` cannot ask this probe: name another socket with --status-socket, or say off"
+        );
+    }
+    socket.ok()
 }
 
 /// The line that scripts wait for.

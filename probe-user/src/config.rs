@@ -29,6 +29,11 @@ pub enum Invocation {
         subject: Subject,
         json: bool,
     },
+    Status {
+        socket: PathBuf,
+        json: bool,
+        watch: bool,
+    },
     Doctor {
         json: bool,
     },
@@ -62,7 +67,12 @@ pub struct Config {
     pub log: LogLevel,
     /// Where `/metrics`, `/healthz` and `/readyz` are answered.
     pub http: Option<SocketAddr>,
+    /// Where `skyprobe status` is answered.
+    pub status_socket: Option<PathBuf>,
 }
+
+/// Where `skyprobe status` is answered, and asks, unless told otherwise.
+const STATUS_SOCKET: &str = "/run/skyprobe.sock";
 
 /// Which processes to trace: each that meets any of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

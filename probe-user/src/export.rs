@@ -59,6 +59,11 @@ impl SegmentSender {
         self.segments.capacity()
     }
 
+    /// Looks at the queue without belonging to it.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(self.segments.downgrade())
+    }
+
     /// Hands over all of `segments` at once. Never waits: what finds no room is lost, and counted.
     pub fn send(&self, segments: &mut Vec<Segment>) {
         // To reserve no place wakes the receiver all the same.
@@ -83,6 +88,18 @@ impl SegmentSender {
         };
         self.telemetry.lost(loss, tally_all(&*segments));
         segments.clear();
+    }
+}
+
+/// How full the queue is, for whoever asks. The queue ends without it.
+#[derive(Clone, Debug)]
+pub struct Gauge(mpsc::WeakSender<Segment>);
+
+impl Gauge {
+    /// Segments that wait for the exporter.
+    pub fn waiting(&self) -> usize {
+        let segments = self.0.upgrade();
+        segments.map_or(0, |segments| segments.max_capacity() - segments.capacity())
     }
 }
 
@@ -170,8 +187,11 @@ mod tests {
     async fn the_newest_are_dropped_and_counted() {
         let telemetry = Arc::new(Telemetry::default());
         let (sender, mut receiver) = queue(2, Arc::clone(&telemetry));
+        let gauge = sender.gauge();
         sender.send(&mut vec![segment(0)]);
+        assert_eq!(gauge.waiting(), 1);
         sender.send(&mut (1..5).map(segment).collect());
+        assert_eq!(gauge.waiting(), 2);
         drop(sender);
         let batch = receiver.batch(10, Duration::from_secs(1)).await;
         assert_eq!(ids(batch), Some(vec!["0".into(), "1".into()]));

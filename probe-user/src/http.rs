@@ -18,7 +18,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::debug;
 
-use crate::telemetry::{Stage, Telemetry};
+use crate::{
+    status::Own,
+    telemetry::{Stage, Telemetry},
+};
 
 /// Who asks at once; a further one waits.
 const CONNECTIONS_MAX: usize = 16;
@@ -75,7 +78,7 @@ fn respond(request: &Request<Incoming>, telemetry: &Telemetry) -> Response<Full<
             "only GET is answered\n".to_owned(),
         ),
         "/metrics" => {
-            let text = metrics::text(&telemetry.account(), metrics::Own::read());
+            let text = metrics::text(&telemetry.account(), Own::read());
             (StatusCode::OK, PROMETHEUS_TEXT, text)
         }
         "/healthz" => verdict(health(telemetry)),

@@ -43,6 +43,14 @@ pub struct Kernel {
     logs: logs::Logs,
 }
 
+/// What a program took, over all processors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runs {
+    pub program: String,
+    pub runs: u64,
+    pub run_ns: u64,
+}
+
 /// What follows processes, and the raw tracepoint each is for.
 const PROCESS_PROGRAMS: [(&str, &CStr); 2] = [
     ("process_exec", c"sched_process_exec"),
@@ -162,6 +170,30 @@ impl Kernel {
             what: "open sockets of the process",
             source: source.into(),
         })
+    }
+
+    /// How many connections get headers.
+    pub fn enrolled(&mut self) -> u64 {
+        let mut count = 0;
+        for sockets in Sockets::ALL {
+            if let Ok(sockets) = sockets.map(&mut self.object) {
+                count += sockets.keys().filter(Result::is_ok).count() as u64;
+            }
+        }
+        count
+    }
+
+    /// The programs that are loaded, with what they took. The kernel counts that only where `kernel.bpf_stats_enabled`
+    /// is on, and else says 0.
+    pub fn runs(&self) -> Vec<Runs> {
+        let loaded = self.object.programs().filter_map(|(name, program)| {
+            Some(Runs {
+                program: name.to_owned(),
+                runs: program.number("run_cnt")?,
+                run_ns: program.number("run_time_ns")?,
+            })
+        });
+        loaded.collect()
     }
 
     /// How often each thing was lost on the kernel's side, over all CPUs.

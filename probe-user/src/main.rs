@@ -11,6 +11,7 @@ use probe_user::{
     app,
     config::{self, ConfigError, Invocation, LogLevel},
     doctor, inspect,
+    status::{self, AskError},
 };
 use tracing::level_filters::LevelFilter;
 
@@ -49,6 +50,15 @@ fn carry_out(invocation: Invocation) -> Result<ExitCode, Failure> {
             } else {
                 ExitCode::FAILURE
             })
+        }
+        Invocation::Status { socket, json, watch } => {
+            let mut out = io::stdout().lock();
+            match status::show(&socket, json, watch, &mut out) {
+                // Whoever has seen enough went.
+                Err(AskError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                shown => shown.map_err(|error| Failure::Other(error.into()))?,
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Invocation::Inspect { subject, json } => {
             let mut told = Vec::new();

@@ -104,7 +104,7 @@ fn options_and_commands_that_do_not_exist() {
     );
     assert_eq!(
         wrong_call(&[]),
-        "say what to do: run, inspect or doctor; see `skyprobe --help`"
+        "say what to do: run, status, inspect or doctor; see `skyprobe --help`"
     );
     assert_eq!(
         wrong_call(&["inspect"]),

@@ -42,7 +42,7 @@ fn accept_all(object: &[u8], walked_max: u32) {
     for name in &names {
         match load::program(&mut object, name) {
             Ok(_) => {
-                let walked = object.program(name).unwrap().number("verified_insns").unwrap();
+                let walked: u32 = object.program(name).unwrap().number("verified_insns").unwrap();
                 println!("{name}: {walked} instructions walked");
                 assert!(
                     walked < walked_max,

@@ -4,6 +4,7 @@ mod binary;
 mod hold;
 mod hooked;
 mod sampling;
+mod tell;
 mod unmeant;
 
 use std::{
@@ -49,10 +50,12 @@ use crate::{
     instrument::go::grpc,
     kernel::{
         Kernel,
+        enrol::Enrolled,
         load::LoadError,
         propagation::{SocketMethod, Sockets},
     },
     naming,
+    status::Tracing,
     telemetry::{Loss, Stage, Tally, Telemetry},
     trace::{self, Tracer, segment::Identity},
 };
@@ -64,8 +67,10 @@ const LOOK_INTERVAL_NS: u64 = 2_000_000_000;
 const LIST_EVERY_LOOKS: u32 = 15;
 
 /// What the targets thread is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Notice {
+    /// Somebody wants to know what is traced.
+    Tell(oneshot::Sender<Tracing>),
     /// A process runs another program now.
     Exec { pid: u32 },
     /// A process's first thread has ended.
@@ -122,6 +127,9 @@ struct Target {
     process: Process,
     identity: Arc<Identity>,
     binary: Arc<Binary>,
+    since_ns: u64,
+    /// What became of the connections it had; nothing where none is taken over.
+    enrolled: Option<Enrolled>,
 }
 
 /// What is still attached when nothing is traced any more. Detaching takes its time, and the account need not wait.
@@ -158,6 +166,7 @@ enum Look {
 }
 
 /// A process that is meant and cannot be traced.
+#[derive(Clone)]
 struct Refusal {
     process: Process,
     reason: String,
@@ -182,8 +191,8 @@ pub(super) struct Targets {
     binaries: Binaries,
     sampler: Sampler,
     targets: HashMap<u32, Target>,
-    /// Processes that were refused, by start: they are not asked about again.
-    refused: HashSet<(u32, u64)>,
+    /// Processes that were refused, by start: they are not asked about again. With the refusal where it was told.
+    refused: HashMap<(u32, u64), Option<Refusal>>,
     unmeant: Unmeant,
     looks: u32,
     /// How many starts and ends went unseen.
@@ -194,6 +203,8 @@ pub(super) struct Targets {
     shares_instance: bool,
     /// How requests get their headers, where they do.
     propagation: Option<SocketMethod>,
+    /// The same for people: the headers, or why there are none.
+    propagation_words: String,
 }
 
 impl Targets {
@@ -218,13 +229,14 @@ impl Targets {
             telemetry,
             sampler,
             targets: HashMap::new(),
-            refused: HashSet::new(),
+            refused: HashMap::new(),
             unmeant: Unmeant::default(),
             looks: 0,
             unnoticed: 0,
             later: HashSet::new(),
             shares_instance: false,
             propagation: None,
+            propagation_words: String::new(),
         }
     }
 
@@ -271,6 +283,10 @@ impl Targets {
                 Ok(Notice::Exec { pid }) => self.on_exec(pid),
                 Ok(Notice::Exit { pid }) => self.on_exit(pid),
                 Ok(Notice::Written) => self.give_back(),
+                Ok(Notice::Tell(answer)) => {
+                    // Who has asked may be tired of waiting.
+                    let _ = answer.send(self.tell());
+                }
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     self.look_around();
@@ -302,6 +318,7 @@ impl Targets {
             .load_ahead(self.binaries.sites_ahead(), !self.config.propagate.is_off());
         self.sampler.start(&mut self.kernel);
         let propagation = self.start_propagation();
+        self.propagation_words.clone_from(&propagation);
         let telemetry = &self.telemetry;
         // All are attached before the first is traced: a call between two of them would else be seen from one side
         // only, and draw a user where a service is. They stay attached as long as this lives.
@@ -400,12 +417,7 @@ impl Targets {
 
     fn look_around(&mut self) {
         let unnoticed_before = self.unnoticed;
-        for (reason, count) in self.kernel.losses() {
-            self.telemetry.kernel_lost(reason, count);
-            if reason == LossReason::ProcessUnnoticed {
-                self.unnoticed = count;
-            }
-        }
+        self.count_losses();
         self.sampler.look(&mut self.kernel);
         self.give_back();
         let gone: Vec<u32> = self
@@ -450,8 +462,17 @@ impl Targets {
                 }
             }
         }
-        self.refused.retain(|(pid, _)| seen.contains(pid));
+        self.refused.retain(|(pid, _), _| seen.contains(pid));
         self.unmeant.retain(|pid| seen.contains(&pid));
+    }
+
+    fn count_losses(&mut self) {
+        for (reason, count) in self.kernel.losses() {
+            self.telemetry.kernel_lost(reason, count);
+            if reason == LossReason::ProcessUnnoticed {
+                self.unnoticed = count;
+            }
+        }
     }
 
     fn log_look(&mut self, pid: u32, listeners: &mut Listeners) {
@@ -473,7 +494,7 @@ impl Targets {
             return Look::Left;
         };
         let key = (process.pid, process.start_ticks);
-        if self.refused.contains(&key) {
+        if self.refused.contains_key(&key) {
             return Look::Left;
         }
         match self.trace(&process) {
@@ -484,16 +505,18 @@ impl Targets {
                 Look::Later
             }
             Err(Unattached::Refused(reason)) => {
-                self.refused.insert(key);
+                self.refused.insert(key, None);
                 match wish {
                     // With --all-go, most processes are no Go programs.
                     Wish::AllGo if reason.is_not_go => return Look::Left,
                     Wish::AllGo | Wish::Pid | Wish::Exe | Wish::Port => {}
                 }
-                Look::Refused(Refusal {
+                let refusal = Refusal {
                     process,
                     reason: reason.text.clone(),
-                })
+                };
+                self.refused.insert(key, Some(refusal.clone()));
+                Look::Refused(refusal)
             }
         }
     }
@@ -529,9 +552,11 @@ impl Targets {
             self.forget(process.pid);
             return Err(Refused::new(crate::chain(&error)).into());
         }
+        let mut taken_over = None;
         if let Some(method) = self.propagation {
             match self.kernel.enrol(process, sockets(method, &binary)) {
                 Ok(enrolled) => {
+                    taken_over = Some(enrolled);
                     debug!(
                         pid = process.pid,
                         count = enrolled.sockets,
@@ -575,6 +600,8 @@ impl Targets {
             process: process.clone(),
             identity,
             binary,
+            since_ns: clock::now_boot_ns(),
+            enrolled: taken_over,
         };
         self.targets.insert(process.pid, target);
         Ok(())
@@ -674,6 +701,7 @@ impl Targets {
             process,
             identity,
             binary,
+            ..
         } = self.targets.remove(&pid)?;
         match self.kernel.remove_target(pid) {
             Ok(spans) => self.telemetry.lost(Loss::OpenAtEnd, Tally { segments: 0, spans }),

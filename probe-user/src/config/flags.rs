@@ -47,6 +47,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what the probe that runs traces and what it does not, and how it is
+    Status {
+        /// The probe's socket
+        #[arg(long, value_name = "PATH", default_value = super::STATUS_SOCKET)]
+        socket: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Ask each second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// Say what works on this machine and what does not, and why
     Doctor {
         /// Print JSON
@@ -186,6 +198,9 @@ struct Run {
     /// Answer GET /metrics, /healthz and /readyz at this address [default: nowhere]
     #[arg(long, value_name = "IP:PORT", help_heading = "Tracing")]
     http: Option<String>,
+    /// Answer `skyprobe status` at this Unix socket, or off [default: /run/skyprobe.sock]
+    #[arg(long, value_name = "PATH", help_heading = "Tracing")]
+    status_socket: Option<String>,
     /// Read settings from this YAML file
     #[arg(long, value_name = "FILE", help_heading = "Tracing")]
     config: Option<PathBuf>,
@@ -211,6 +226,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
             subject: self::subject(subject),
             json,
         }),
+        Command::Status { socket, json, watch } => Parsed::Other(Invocation::Status { socket, json, watch }),
         Command::Doctor { json } => Parsed::Other(Invocation::Doctor { json }),
     })
 }
@@ -264,6 +280,7 @@ impl Run {
             debug_tags,
             log,
             http,
+            status_socket,
             config,
         } = self;
         let lists = [
@@ -307,6 +324,7 @@ impl Run {
             (Key::DebugTags, debug_tags),
             (Key::Log, log),
             (Key::Http, http),
+            (Key::StatusSocket, status_socket),
         ];
         let mut settings = Settings::default();
         let singles = singles.into_iter().filter_map(|(key, value)| Some((key, value?)));
@@ -347,7 +365,7 @@ fn usage(error: &clap::Error) -> ConfigError {
             format!("unknown command {command:?}{suggestion}")
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            "say what to do: run, inspect or doctor".to_owned()
+            "say what to do: run, status, inspect or doctor".to_owned()
         }
         ErrorKind::ArgumentConflict => format!("{argument} may be given only once"),
         ErrorKind::MissingRequiredArgument => format!("missing argument {argument}"),

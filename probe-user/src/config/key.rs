@@ -39,6 +39,7 @@ pub(super) enum Key {
     DebugTags,
     Log,
     Http,
+    StatusSocket,
     Sampling,
     SampleRate,
     RatePerSecond,
@@ -52,7 +53,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 39] = [
+    pub(super) const ALL: [Self; 40] = [
         Self::Pid,
         Self::Exe,
         Self::Port,
@@ -82,6 +83,7 @@ impl Key {
         Self::DebugTags,
         Self::Log,
         Self::Http,
+        Self::StatusSocket,
         Self::Sampling,
         Self::SampleRate,
         Self::RatePerSecond,
@@ -136,6 +138,7 @@ impl Key {
             Self::DebugTags => "debug_tags",
             Self::Log => "log",
             Self::Http => "http",
+            Self::StatusSocket => "status_socket",
         }
     }
 
@@ -196,7 +199,8 @@ impl Key {
             | Self::KeepSlowerThan
             | Self::DebugTags
             | Self::Log
-            | Self::Http => &[],
+            | Self::Http
+            | Self::StatusSocket => &[],
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Address, Authentication, ClientCertificate, Color, Config, ConfigError, Export, LogLevel, Naming, Oap,
-    Propagate, Routes, Select, Tls,
+    Propagate, Routes, STATUS_SOCKET, Select, Tls,
     key::{Given, Key, Settings},
     sampling, value,
 };
@@ -109,6 +109,7 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
         sampling: sampling::sampling(&reader, settings)?,
         debug_tags: reader.or(Key::DebugTags, value::choice, false)?,
         http: reader.one(Key::Http, value::socket_address)?,
+        status_socket: reader.or(Key::StatusSocket, value::path_or_off, Some(STATUS_SOCKET.into()))?,
         log: reader.or(Key::Log, value::choice, LogLevel::Info)?,
     };
     if let (Export::SkyWalking, Some(given)) = (config.export, settings.one(Key::Output)) {

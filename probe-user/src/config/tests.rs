@@ -169,6 +169,10 @@ fn samples(key: Key) -> (fn(&Config) -> String, [&'static str; 3]) {
             |config| format!("{:?}", config.http),
             ["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"],
         ),
+        Key::StatusSocket => (
+            |config| format!("{:?}", config.status_socket),
+            ["/a.sock", "off", "/c.sock"],
+        ),
         Key::Log => (|config| format!("{:?}", config.log), ["error", "debug", "trace"]),
     }
 }
@@ -497,7 +501,7 @@ fn wrong_command_lines_are_one_sentence() {
         ),
         (&["run", "--zzzzz"], "unknown option --zzzzz"),
         (&["rum"], "unknown command \"rum\", did you mean run?"),
-        (&[], "say what to do: run, inspect or doctor"),
+        (&[], "say what to do: run, status, inspect or doctor"),
         (&["run", "extra"], "unexpected argument \"extra\""),
         (&["inspect"], "missing argument <PATH|PID>"),
         (

@@ -154,6 +154,15 @@ pub(super) fn path(given: &Given) -> Result<PathBuf, ConfigError> {
     Ok(PathBuf::from(&given.text))
 }
 
+/// A file's name, or nothing where `off` is said. A file of that name is reached as `./off`.
+pub(super) fn path_or_off(given: &Given) -> Result<Option<PathBuf>, ConfigError> {
+    match given.text.trim() {
+        "" => Err(refuse(given, "the name of a file, or off")),
+        "off" => Ok(None),
+        _ => path(given).map(Some),
+    }
+}
+
 /// A name of a service, instance, namespace or cluster.
 pub(super) fn name(given: &Given) -> Result<String, ConfigError> {
     let text = given.text.trim();

@@ -3,33 +3,10 @@
 use std::fmt::{Display, Write as _};
 
 use crate::{
-    clock,
+    status::Own,
     telemetry::Account,
     version::{BUILD, VERSION},
 };
-
-/// What the probe itself takes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Own {
-    cpu_ns: u64,
-    resident_bytes: u64,
-}
-
-impl Own {
-    pub(super) fn read() -> Self {
-        Self {
-            cpu_ns: clock::own_cpu_ns(),
-            resident_bytes: resident_bytes().unwrap_or(0),
-        }
-    }
-}
-
-/// `statm`'s second field counts pages.
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
-}
 
 /// Metrics in the order in which they are told.
 struct Text(String);

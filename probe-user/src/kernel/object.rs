@@ -10,6 +10,7 @@ use std::{
     ffi::CString,
     fs,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -219,8 +220,8 @@ impl Program {
         self.loaded.as_ref().map(|loaded| loaded.as_fd())
     }
 
-    /// What the kernel tells of it once it is loaded: `prog_id`, `verified_insns`.
-    pub fn number(&self, what: &str) -> Option<u32> {
+    /// What the kernel tells of it once it is loaded: `prog_id`, `verified_insns`, `run_cnt`.
+    pub fn number<Number: FromStr>(&self, what: &str) -> Option<Number> {
         let descriptor = self.loaded.as_ref()?.as_raw_fd();
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
         let mut lines = text.lines().filter_map(|line| line.split_once(':'));

@@ -60,7 +60,7 @@ pub enum Sockets {
 // === impl Sockets ===
 
 impl Sockets {
-    const ALL: [Self; 2] = [Self::Plain, Self::WithVerdict];
+    pub(super) const ALL: [Self; 2] = [Self::Plain, Self::WithVerdict];
 
     fn name(self) -> &'static str {
         match self {

@@ -26,7 +26,7 @@ use crate::{
     instrument::{self, OnMissing, Plan, RefusalReason, Site, go::grpc},
     kernel::{
         Kernel,
-        attach::{Links, Scope},
+        attach::{AttachError, Links, Scope},
     },
 };
 
@@ -60,6 +60,8 @@ pub(super) struct Binary {
     /// Where its hooks sit in the file.
     offsets: Vec<u64>,
     links: Links,
+    /// Hooks that the kernel would not take.
+    pub(super) failed: Vec<AttachError>,
     /// After the links, as fields are dropped in order: the file is given back when nothing of ours is in it.
     holds: Mutex<Vec<(FileId, Hold)>>,
 }
@@ -476,10 +478,21 @@ fn attach(kernel: &mut Kernel, process: &Process, read: Readable, whose: Whose) 
         plan,
         program,
         links,
+        failed,
     })
 }
 
 impl Binary {
+    /// As the program says it.
+    pub(super) fn go_version(&self) -> &str {
+        &self.program.go_version_text
+    }
+
+    /// How many hooks are in place.
+    pub(super) fn hooks(&self) -> usize {
+        self.links.len()
+    }
+
     /// Where the process's image lies above the addresses in the file: 0 unless it is position-independent.
     pub(super) fn load_bias(&self, pid: u32) -> Option<u64> {
         types::load_bias(pid, &self.program).ok()

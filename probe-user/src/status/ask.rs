@@ -1,0 +1,179 @@
+//! `skyprobe status`: asks the probe that runs, and shows what it says.
+
+use std::{
+    io::{self, IsTerminal as _, Read as _, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use super::{FORMAT, Status, table};
+
+/// How long a probe may take to answer that is busy.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// From one look to the next.
+const EACH: Duration = Duration::from_secs(1);
+/// Longer than any answer: a gigabyte of it is none.
+const ANSWER_MAX: u64 = 1 << 30;
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error(
+        "no probe answers at {}: start one with `skyprobe run`, or name its socket with --socket",
+        .0.display()
+    )]
+    Nobody(PathBuf),
+    #[error("the socket {} is for its probe's user alone: ask as that user, or as root with sudo", .0.display())]
+    NotAllowed(PathBuf),
+    #[error("the probe at {} does not answer", path.display())]
+    Silent { path: PathBuf, source: io::Error },
+    #[error("what answers at {} is no skyprobe", .0.display())]
+    Stranger(PathBuf),
+    #[error(
+        "the probe that runs is of version {theirs} and this program is not: ask it by its own, `/proc/{pid}/exe status`"
+    )]
+    OtherVersion { theirs: String, pid: u32 },
+    #[error("write to stdout")]
+    Output(#[from] io::Error),
+}
+
+/// Shows the status of the probe at `socket`: once, or each second until nobody reads it or no probe answers.
+pub fn show(socket: &Path, json: bool, watch: bool, out: &mut dyn Write) -> Result<(), AskError> {
+    let is_terminal = io::stdout().is_terminal();
+    let mut before: Option<Status> = None;
+    loop {
+        let status = ask(socket)?;
+        if json {
+            if watch {
+                serde_json::to_writer(&mut *out, &status).map_err(io::Error::from)?;
+            } else {
+                serde_json::to_writer_pretty(&mut *out, &status).map_err(io::Error::from)?;
+            }
+            writeln!(out)?;
+        } else {
+            let text = table::text(&status, before.as_ref());
+            if watch && is_terminal {
+                redraw(&text, out)?;
+            } else {
+                out.write_all(text.as_bytes())?;
+                if watch {
+                    writeln!(out)?;
+                }
+            }
+        }
+        out.flush()?;
+        if !watch {
+            return Ok(());
+        }
+        before = Some(status);
+        thread::sleep(EACH);
+    }
+}
+
+/// Writes over what stands there, from the upper left corner on, and clears the rest: without blinking.
+fn redraw(text: &str, out: &mut dyn Write) -> io::Result<()> {
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    let (rows, columns) = size.map_or((24, 80), |size| (size.ws_row, size.ws_col));
+    let mut page = String::from("\x1b[H");
+    let lines: Vec<&str> = text.lines().collect();
+    let shown = usize::from(rows.max(2)) - 1;
+    for line in lines.iter().take(shown) {
+        page.extend(line.chars().take(usize::from(columns)));
+        page.push_str("\x1b[K\r\n");
+    }
+    page.push_str("\x1b[J");
+    if let Some(hidden) = lines.len().checked_sub(shown).filter(|hidden| *hidden > 0) {
+        page.push_str(&format!("({hidden} more lines)"));
+    }
+    out.write_all(page.as_bytes())
+}
+
+/// What every version says of itself.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Head {
+    format: u32,
+    version: String,
+    pid: u32,
+}
+
+fn ask(socket: &Path) -> Result<Status, AskError> {
+    let path = || socket.to_owned();
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the standard library's enum; the rest is said in the system's words"
+    )]
+    let stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => AskError::NotAllowed(path()),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Nobody(path()),
+        _ => AskError::Silent { path: path(), source },
+    })?;
+    let silent = |source| AskError::Silent { path: path(), source };
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(silent)?;
+    let mut text = Vec::new();
+    let read = stream.take(ANSWER_MAX).read_to_end(&mut text);
+    read.map_err(silent)?;
+    if text.is_empty() {
+        // It was about to end.
+        return Err(AskError::Nobody(path()));
+    }
+    read_answer(&text).ok_or_else(|| AskError::Stranger(path()))?
+}
+
+/// Nothing if it is not an answer at all.
+fn read_answer(text: &[u8]) -> Option<Result<Status, AskError>> {
+    let head: Head = serde_json::from_slice(text).ok()?;
+    if head.format == FORMAT {
+        return serde_json::from_slice(text).ok().map(Ok);
+    }
+    let is_ours = head.format > 0 && !head.version.is_empty();
+    is_ours.then_some(Err(AskError::OtherVersion {
+        theirs: head.version,
+        pid: head.pid,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(text: &str) -> Option<Result<u32, String>> {
+        let read = read_answer(text.as_bytes())?;
+        Some(read.map(|status| status.pid).map_err(|error| error.to_string()))
+    }
+
+    #[test]
+    fn answers_of_this_version_others_and_strangers() {
+        assert_eq!(answer(r#"{"format":1,"pid":7,"new":[1]}"#), Some(Ok(7)));
+        let other = answer(r#"{"format":9,"version":"2.0","pid":7,"spans":"many"}"#);
+        assert_eq!(
+            other,
+            Some(Err(
+                "the probe that runs is of version 2.0 and this program is not: ask it by its own, \
+                 `/proc/7/exe status`"
+                    .to_owned()
+            ))
+        );
+        assert_eq!(answer("HTTP/1.1 400 Bad Request"), None);
+        assert_eq!(answer("{}"), None);
+        assert_eq!(answer(""), None);
+    }
+
+    #[test]
+    fn where_nobody_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("probe.sock");
+        let error = ask(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("no probe answers") && error.contains("--socket"),
+            "{error}"
+        );
+        // What a probe leaves behind that was killed.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert_eq!(ask(&path).unwrap_err().to_string(), error);
+    }
+}

@@ -1,0 +1,176 @@
+//! The socket of the running probe: whoever connects is told the status, as one JSON text, and that is all.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        net::UnixStream as BlockingStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{io::AsyncWriteExt as _, net::UnixListener};
+use tracing::debug;
+
+use super::Status;
+
+/// How long somebody may take to read the answer: others wait meanwhile.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no socket. The probe traces all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("another skyprobe answers at {}", .0.display())]
+    Taken(PathBuf),
+    #[error("{} is there and is no socket", .0.display())]
+    NoSocket(PathBuf),
+    #[error("make {}", path.display())]
+    Make { path: PathBuf, source: io::Error },
+}
+
+/// The listening socket; its file goes with it.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
+}
+
+impl Socket {
+    /// For its user alone. What a probe has left behind that was killed is replaced.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |source| SocketError::Make {
+            path: path.to_owned(),
+            source,
+        };
+        match fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => {
+                return Err(SocketError::NoSocket(path.to_owned()));
+            }
+            Ok(_) if BlockingStream::connect(path).is_ok() => {
+                return Err(SocketError::Taken(path.to_owned()));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        // Made under another name, so that nobody finds it before its mode is set.
+        let mut begun = path.as_os_str().to_owned();
+        begun.push(format!(".{}", std::process::id()));
+        let begun = PathBuf::from(begun);
+        let _left_behind = fs::remove_file(&begun);
+        let listener = UnixListener::bind(&begun).map_err(failed)?;
+        let made = fs::set_permissions(&begun, fs::Permissions::from_mode(0o600))
+            .and_then(|()| fs::metadata(&begun))
+            .and_then(|metadata| fs::rename(&begun, path).map(|()| metadata));
+        match made {
+            Ok(metadata) => Ok(Self {
+                listener,
+                path: path.to_owned(),
+                file: (metadata.dev(), metadata.ino()),
+            }),
+            Err(source) => {
+                let _ = fs::remove_file(&begun);
+                Err(failed(source))
+            }
+        }
+    }
+
+    /// Tells everybody who connects, one by one. Never ends; to be dropped when the probe stops.
+    pub async fn serve<Answer: Future<Output = Status>>(self, status: impl Fn() -> Answer) {
+        loop {
+            let mut stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                // Such as no descriptor left: the next one may have more luck.
+                Err(error) => {
+                    debug!(%error, "Nobody could be let in who asks for the status");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let text = serde_json::to_vec(&status().await).unwrap_or_default();
+            let told = async {
+                stream.write_all(&text).await?;
+                stream.write_all(b"\n").await?;
+                stream.shutdown().await
+            };
+            match tokio::time::timeout(READ_TIMEOUT, told).await {
+                Ok(Ok(())) => {}
+                // It has heard enough, or does not listen.
+                Ok(Err(error)) => debug!(%error, "Status not told"),
+                Err(_elapsed) => debug!("Status not told: nobody reads it"),
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Another probe may have put its own there since.
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
+        if is_ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_for_its_user_and_replaces_only_what_is_dead() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("probe.sock");
+        let first = Socket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        let error = Socket::bind(&path).unwrap_err();
+        assert!(error.to_string().contains("another skyprobe"), "{error}");
+        drop(first);
+        assert!(!path.exists());
+
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "as a probe leaves it that was killed");
+        let second = Socket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "somebody's").unwrap();
+        assert!(matches!(Socket::bind(&path), Err(SocketError::NoSocket(_))));
+        drop(second);
+        assert_eq!(fs::read(&path).unwrap(), b"somebody's");
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        let nowhere = folder.path().join("nowhere/probe.sock");
+        assert!(matches!(Socket::bind(&nowhere), Err(SocketError::Make { .. })));
+    }
+
+    #[tokio::test]
+    async fn each_who_connects_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("probe.sock");
+        let socket = Socket::bind(&path).unwrap();
+        let ask = {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                // One that goes without having listened, and one that does.
+                drop(BlockingStream::connect(&path).unwrap());
+                let mut text = String::new();
+                let mut stream = BlockingStream::connect(&path).unwrap();
+                stream.read_to_string(&mut text).unwrap();
+                text
+            })
+        };
+        let serve = socket.serve(|| async {
+            Status {
+                pid: 7,
+                ..Status::default()
+            }
+        });
+        let told = tokio::time::timeout(Duration::from_secs(2), serve).await;
+        assert!(told.is_err(), "it never ends");
+        let text = ask.join().unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap().pid, 7);
+    }
+}

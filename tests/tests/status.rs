@@ -1,0 +1,259 @@
+//! `skyprobe status`, asked of a probe that traces.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test panics where it fails and prints its report; clippy knows only test functions"
+)]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use tests::{
+    fake_oap::FakeOap,
+    held::HeldThread,
+    needs_probe,
+    probe::{self, Probe},
+    scene::Scene,
+};
+
+/// `skyprobe status` of the probe at this socket.
+fn asking(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(probe::binary().unwrap());
+    command.arg("status").arg("--socket").arg(socket).args(arguments);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn output(mut command: Command) -> Output {
+    command.output().unwrap()
+}
+
+fn said(command: Command) -> String {
+    let output = output(command);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn status(socket: &Path) -> Value {
+    serde_json::from_str(&said(asking(socket, &["--json"]))).unwrap()
+}
+
+/// What a failed call says.
+fn complaint(command: Command) -> String {
+    let output = output(command);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn it_tells_what_is_traced_and_what_is_not() {
+    needs_probe!();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("probe.sock");
+    let scene = Scene::start().unwrap();
+    let mut sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
+    let sleeper_pid = sleeper.id().to_string();
+    let probe = scene
+        .trace(&["--pid", &sleeper_pid, "--status-socket", socket.to_str().unwrap()])
+        .unwrap();
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    // By way of `front`, `back` serves it: two segments of three spans in all.
+    scene.front.get("/sync/1").unwrap();
+    probe
+        .wait_for("two segments", |segments| segments.len() == 2)
+        .unwrap();
+
+    let told = status(&socket);
+    assert_eq!(told["pid"], probe.pid());
+    assert_eq!(told["unwell"], Value::Null);
+    assert_eq!(told["unready"], Value::Null);
+    assert_eq!(told["export"]["to"], "json");
+    assert_eq!(told["export"]["oap"], Value::Null);
+    assert_eq!(told["spans"]["produced"], 3, "{told:#}");
+    assert_eq!(told["spans"]["exported"], 3, "{told:#}");
+    assert!(told["memory_bytes"].as_u64().unwrap() > 1_000_000);
+    let tracing = &told["tracing"];
+    assert_eq!(tracing["propagation"], "sw8");
+    // The one that `front` has made.
+    assert!(tracing["connections"].as_u64().unwrap() >= 1, "{tracing:#}");
+    let targets = tracing["targets"].as_array().unwrap();
+    let names: Vec<&str> = targets
+        .iter()
+        .map(|target| target["service"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["back", "front"]);
+    let front = &targets[1];
+    assert_eq!(front["pid"], scene.front.target.pid());
+    assert_eq!(front["language"], "go");
+    let version = front["version"].as_str().unwrap();
+    assert!(version.trim_start_matches("go").starts_with("1."), "{version}");
+    assert!(front["hooks"].as_u64().unwrap() > 5, "{front:#}");
+    let parts = front["parts"].as_array().unwrap();
+    assert!(
+        parts.contains(&"HTTP server".into()) && parts.contains(&"HTTP client".into()),
+        "{front:#}"
+    );
+    let refused = tracing["refused"].as_array().unwrap();
+    assert_eq!(refused.len(), 1, "{tracing:#}");
+    assert_eq!(refused[0]["pid"], sleeper.id());
+    assert!(
+        refused[0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("is not a Go program"),
+        "{tracing:#}"
+    );
+    let programs = tracing["programs"].as_array().unwrap();
+    assert!(
+        programs.iter().any(|program| program["name"] == "process_exec"),
+        "{tracing:#}"
+    );
+
+    let text = said(asking(&socket, &[]));
+    for words in ["health    ok", "sw8; ", "front", "back", "is not a Go program"] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "{text}");
+
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    drop(scene.back);
+    let told = status(&socket);
+    assert_eq!(
+        told["tracing"]["refused"].as_array().unwrap().len(),
+        0,
+        "{told:#}"
+    );
+    assert!(probe.stop().unwrap().status.success());
+    assert!(!socket.exists(), "it goes with its probe");
+}
+
+#[test]
+fn it_says_why_there_is_nothing_to_say() {
+    needs_probe!();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("probe.sock");
+    let at = socket.to_str().unwrap();
+    let words = complaint(asking(&socket, &[]));
+    assert!(
+        words.starts_with(&format!("skyprobe: no probe answers at {at}")) && words.contains("--socket"),
+        "{words}"
+    );
+
+    let run = ["run", "--exe=/nowhere/*", "--status-socket", at];
+    let first = Probe::spawn(Command::new(probe::binary().unwrap()).args(run)).unwrap();
+    first.ready().unwrap();
+    let second = Probe::spawn(Command::new(probe::binary().unwrap()).args(run)).unwrap();
+    second.ready().unwrap();
+    let words = second.stderr();
+    assert!(
+        words.contains("another skyprobe answers at") && words.contains("--status-socket"),
+        "{words}"
+    );
+    assert!(second.stop().unwrap().status.success());
+    assert_eq!(status(&socket)["pid"], first.pid(), "the first keeps its own");
+
+    // Killed, it leaves its socket behind, and the next one takes its place.
+    first.signal(libc::SIGKILL);
+    assert!(!first.finish().unwrap().status.success());
+    assert!(socket.exists());
+    assert!(complaint(asking(&socket, &[])).contains("no probe answers"));
+    let third = Probe::spawn(Command::new(probe::binary().unwrap()).args(run)).unwrap();
+    third.ready().unwrap();
+    assert_eq!(status(&socket)["pid"], third.pid());
+
+    // Whoever is not its user is told so.
+    let (_public, copy) = probe::for_everybody().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut nobody = Command::new("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    nobody
+        .arg(copy)
+        .args(["status", "--socket", at])
+        .stdin(Stdio::null());
+    let words = complaint(nobody);
+    assert!(words.contains("for its probe's user alone"), "{words}");
+    assert!(third.stop().unwrap().status.success());
+}
+
+#[test]
+fn it_is_told_of_oap_and_of_a_thread_that_is_busy() {
+    needs_probe!();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("probe.sock");
+    let mut oap = FakeOap::start();
+    let mut command = Command::new(probe::binary().unwrap());
+    command.args(["run", "--exe=/nowhere/*", "--oap", &oap.address()]);
+    command.arg("--status-socket").arg(&socket);
+    let probe = Probe::spawn(&mut command).unwrap();
+    probe.ready().unwrap();
+    probe
+        .wait_for_words("OAP connected", probe::SEGMENT_TIMEOUT)
+        .unwrap();
+    let told = status(&socket);
+    assert_eq!(told["export"]["to"], "skywalking");
+    assert_eq!(
+        told["export"]["oap"]["connected"],
+        oap.address(),
+        "{:#}",
+        told["export"]
+    );
+    oap.kill();
+
+    let targets = HeldThread::of(probe.pid(), "targets").unwrap();
+    let told = status(&socket);
+    assert_eq!(told["tracing"], Value::Null);
+    let text = said(asking(&socket, &[]));
+    assert!(text.contains("the thread that knows them is busy"), "{text}");
+    drop(targets);
+    assert!(status(&socket)["tracing"].is_object());
+    assert!(probe.stop().unwrap().status.success());
+}
+
+#[test]
+fn it_watches_until_nobody_reads() {
+    needs_probe!();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("probe.sock");
+    let mut command = Command::new(probe::binary().unwrap());
+    command
+        .args(["run", "--exe=/nowhere/*", "--status-socket"])
+        .arg(&socket);
+    let probe = Probe::spawn(&mut command).unwrap();
+    probe.ready().unwrap();
+    let mut watching = asking(&socket, &["--watch", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut uptime = || {
+        let told: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        told["uptime_s"].as_u64().unwrap()
+    };
+    let first = uptime();
+    uptime();
+    assert!(uptime() > first);
+    drop(lines);
+    assert!(watching.wait().unwrap().success());
+
+    // When the probe ends, there is nothing more to watch.
+    let watching = asking(&socket, &["--watch"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut watching = watching.unwrap();
+    let mut first = String::new();
+    let mut out = BufReader::new(watching.stdout.take().unwrap());
+    out.read_line(&mut first).unwrap();
+    assert!(first.starts_with("skyprobe "), "{first}");
+    assert!(probe.stop().unwrap().status.success());
+    assert_eq!(watching.wait().unwrap().code(), Some(1));
+}
