@@ -16,6 +16,7 @@ use probe_user::{
         self,
         json::{Json, JsonSettings},
     },
+    requests::Requests,
     telemetry::Telemetry,
     trace::{Settings, Tracer, segment::Identity},
 };
@@ -65,6 +66,22 @@ fn main() {
     });
     assert_eq!(spans, 2 * ROUNDS as usize, "each event is a span");
 
+    let requests = Requests::default();
+    let counting = measure(|| {
+        for record in records.iter().cycle().take(2 * ROUNDS as usize) {
+            tracer.on_event(
+                &decode(record).unwrap(),
+                1_700_000_000_000_000_000,
+                &(),
+                &mut segments,
+            );
+            requests.count(&segments);
+            segments.clear();
+        }
+    });
+    let counted: u64 = requests.table().series().map(|(.., series)| series.count()).sum();
+    assert_eq!(counted, 2 * u64::from(ROUNDS), "each span is counted");
+
     let writing = measure(|| {
         for record in records.iter().cycle().take(2 * ROUNDS as usize) {
             tracer.on_event(
@@ -111,6 +128,7 @@ fn main() {
     for (what, ns, events) in [
         ("decode", decoding, 2 * ROUNDS as usize),
         ("decode, trace", tracing, 2 * ROUNDS as usize),
+        ("decode, trace, count", counting, 2 * ROUNDS as usize),
         ("decode, trace, json", writing, 2 * ROUNDS as usize),
         ("the same, by the queue", passing, DRAINS * DRAIN_RECORDS),
     ] {

@@ -44,6 +44,7 @@ use crate::{
     export::{self, skywalking::SettingsError},
     http,
     kernel::{Kernel, load::LoadError, rights},
+    requests::Requests,
     status::Socket,
     telemetry::{self, Telemetry, counted},
     trace::Tracer,
@@ -117,6 +118,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         notices.clone(),
         Arc::clone(&telemetry),
     ));
+    let requests = Arc::new(Requests::default());
     let (ready, is_ready) = oneshot::channel();
     let (ended, has_ended) = oneshot::channel();
     let targets = Targets::new(
@@ -134,6 +136,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         tracer,
         types: targets.types(),
         segments,
+        requests: http.is_some().then(|| Arc::clone(&requests)),
         telemetry: Arc::clone(&telemetry),
         notices: notices.clone(),
         until,
@@ -159,7 +162,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         }),
         tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
         tokio::spawn(supervisor::watch(Arc::clone(&telemetry))),
-        http.map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&telemetry)))),
+        http.map(|listener| {
+            let reporter = Arc::clone(&reporter);
+            let status = move || Arc::clone(&reporter).status();
+            tokio::spawn(http::serve(listener, Arc::clone(&telemetry), requests, status))
+        }),
         status.map(|socket| tokio::spawn(socket.serve(move || Arc::clone(&reporter).status()))),
     );
 

@@ -2,6 +2,7 @@
 //! `/readyz` for whoever restarts it or waits for it, such as a kubelet.
 
 mod metrics;
+mod text;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 
@@ -18,16 +19,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::debug;
 
+use self::text::Form;
 use crate::{
-    status::Own,
+    requests::Requests,
+    status::{Own, Status},
     telemetry::{Stage, Telemetry},
 };
 
 /// Who asks at once; a further one waits.
 const CONNECTIONS_MAX: usize = 16;
-
-/// The text format that Prometheus has scraped since its version 0.4.
-const PROMETHEUS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
@@ -36,8 +36,17 @@ pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Answers whoever asks. Never ends; to be dropped when the probe stops.
-pub async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>) {
+/// Answers whoever asks, with what `requests` have been counted and what `status` says then. Never ends; to be dropped
+/// when the probe stops.
+pub async fn serve<Ask, Answer>(
+    listener: TcpListener,
+    telemetry: Arc<Telemetry>,
+    requests: Arc<Requests>,
+    status: Ask,
+) where
+    Ask: Fn() -> Answer + Clone + Send + Sync + 'static,
+    Answer: Future<Output = Status> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS_MAX {
@@ -53,10 +62,12 @@ pub async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>) {
             }
         };
         let telemetry = Arc::clone(&telemetry);
+        let requests = Arc::clone(&requests);
+        let status = status.clone();
         connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let response = respond(&request, &telemetry);
-                async move { Ok::<_, Infallible>(response) }
+            let service = service_fn(|request| {
+                let (telemetry, requests, status) = (&telemetry, &requests, &status);
+                async move { Ok::<_, Infallible>(respond(&request, telemetry, requests, status).await) }
             });
             // With a timer, a client that sends no head is let go after half a minute.
             let served = http1::Builder::new()
@@ -70,7 +81,12 @@ pub async fn serve(listener: TcpListener, telemetry: Arc<Telemetry>) {
     }
 }
 
-fn respond(request: &Request<Incoming>, telemetry: &Telemetry) -> Response<Full<Bytes>> {
+async fn respond<Answer: Future<Output = Status>>(
+    request: &Request<Incoming>,
+    telemetry: &Telemetry,
+    requests: &Requests,
+    status: impl Fn() -> Answer,
+) -> Response<Full<Bytes>> {
     let (status, content_type, text) = match request.uri().path() {
         _ if request.method() != Method::GET && request.method() != Method::HEAD => (
             StatusCode::METHOD_NOT_ALLOWED,
@@ -78,8 +94,17 @@ fn respond(request: &Request<Incoming>, telemetry: &Telemetry) -> Response<Full<
             "only GET is answered\n".to_owned(),
         ),
         "/metrics" => {
-            let text = metrics::text(&telemetry.account(), Own::read());
-            (StatusCode::OK, PROMETHEUS_TEXT, text)
+            let form = Form::asked_for(request.headers());
+            // First: it has the kernel's losses counted anew.
+            let status = status().await;
+            let text = metrics::text(
+                form,
+                &telemetry.account(),
+                Own::read(),
+                &status,
+                &requests.table(),
+            );
+            (StatusCode::OK, form.content_type(), text)
         }
         "/healthz" => verdict(health(telemetry)),
         "/readyz" => verdict(telemetry.readiness().map(|()| "ready".to_owned())),

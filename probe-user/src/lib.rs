@@ -23,6 +23,7 @@ pub mod inspect;
 pub mod instrument;
 pub mod kernel;
 pub mod naming;
+pub mod requests;
 pub mod status;
 pub mod telemetry;
 pub mod trace;

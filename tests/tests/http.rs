@@ -6,12 +6,14 @@
 )]
 
 use std::{
-    net::TcpListener,
+    fs,
+    net::{SocketAddr, TcpListener},
     process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
+use tempfile::TempDir;
 use tests::{
     client::{self, Connection},
     fake_oap::FakeOap,
@@ -20,7 +22,7 @@ use tests::{
     probe::{self, Probe},
     scene::Scene,
 };
-use xtask::http;
+use xtask::{child::Tied, http, peers};
 
 /// The value of a series.
 fn value(text: &str, series: &str) -> u64 {
@@ -183,5 +185,107 @@ fn it_is_ready_once_oap_is_reached() {
     // From here on it is the connection's matter, and told by `skyprobe status`.
     oap.kill();
     assert_eq!(ask(&address, "/readyz").0, 200);
+    assert!(probe.stop().unwrap().status.success());
+}
+
+/// Debian's Prometheus, asking this address for metrics, with examples kept.
+fn prometheus(asked: &str) -> (SocketAddr, Tied, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let address = http::free_address().unwrap();
+    let config = folder.path().join("prometheus.yml");
+    let jobs = format!(
+        "global: {{scrape_interval: 500ms, scrape_timeout: 500ms}}\n\
+         scrape_configs: [{{job_name: skyprobe, static_configs: [{{targets: ['{asked}']}}]}}]\n"
+    );
+    fs::write(&config, jobs).unwrap();
+    let program = Tied::start(
+        peers::prometheus().unwrap().as_os_str(),
+        &[
+            format!("--config.file={}", config.display()),
+            format!("--storage.tsdb.path={}", folder.path().join("series").display()),
+            format!("--web.listen-address={address}"),
+            "--enable-feature=exemplar-storage".to_owned(),
+        ],
+        &[],
+        &folder.path().join("prometheus.log"),
+    );
+    (address, program.unwrap(), folder)
+}
+
+/// Asks Prometheus until the answer contains `words`.
+fn found(prometheus: SocketAddr, query: &str, words: &str) -> String {
+    let mut last = String::new();
+    for _ in 0..300 {
+        // It may not listen yet.
+        if let Ok(answer) = http::get(prometheus, query) {
+            last = answer.body;
+            if last.contains(words) {
+                return last;
+            }
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(last.contains(words), "{words} is not in {last}");
+    last
+}
+
+#[test]
+fn prometheus_reads_what_requests_were_like_and_a_trace_of_them() {
+    needs_probe!();
+    let address = http::free_address().unwrap().to_string();
+    let scene = Scene::start().unwrap();
+    let probe = scene.trace(&["--http", &address]).unwrap();
+    let (prometheus, _program, _folder) = prometheus(&address);
+    for id in 1..=3 {
+        scene.front.get(&format!("/slow/{id}?ms=30")).unwrap();
+    }
+    for id in 4..=5 {
+        scene.front.get(&format!("/status/{id}?code=503")).unwrap();
+    }
+    let segments = probe
+        .wait_for("five segments", |segments| segments.len() == 5)
+        .unwrap();
+
+    let text = ask(&address, "/metrics").1;
+    let lines = |begin: &str, words: &[&str]| -> Vec<String> {
+        let fits = |line: &&str| line.starts_with(begin) && words.iter().all(|word| line.contains(word));
+        text.lines().filter(fits).map(str::to_owned).collect()
+    };
+    let served = lines(
+        "skyprobe_request_duration_seconds_count{",
+        &[r#"service="front""#],
+    );
+    assert_eq!(served.len(), 2, "{text}");
+    let failed = lines("skyprobe_requests_total{", &[r#"outcome="error""#, "/status/"]);
+    assert!(
+        failed.len() == 1 && failed.iter().all(|line| line.ends_with(" 2")),
+        "{failed:?}\n{text}"
+    );
+    // 30 ms and a little: above the bound of 25 ms.
+    let quick = lines(
+        "skyprobe_request_duration_seconds_bucket{",
+        &["/slow/", r#"le="0.025""#],
+    );
+    assert!(
+        quick.len() == 1 && quick.iter().all(|line| line.ends_with(" 0")),
+        "{quick:?}"
+    );
+    assert!(
+        !text.contains("trace_id"),
+        "only OpenMetrics has examples: {text}"
+    );
+    assert!(text.contains("skyprobe_targets{state=\"traced\"} 2\n"), "{text}");
+
+    let count = "/api/v1/query?query=sum(skyprobe_request_duration_seconds_count)";
+    found(prometheus, count, r#","5"]"#);
+    let up = "/api/v1/query?query=up";
+    found(prometheus, up, r#","1"]"#);
+    let examples =
+        "/api/v1/query_exemplars?query=skyprobe_request_duration_seconds_bucket&start=0&end=9999999999";
+    let answer = found(prometheus, examples, "trace_id");
+    assert!(
+        segments.iter().any(|segment| answer.contains(&segment.trace_id)),
+        "{answer}"
+    );
     assert!(probe.stop().unwrap().status.success());
 }

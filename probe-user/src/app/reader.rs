@@ -17,6 +17,7 @@ use crate::{
     event::{self, Event},
     export::SegmentSender,
     kernel::ring::Ring,
+    requests::Requests,
     telemetry::{Loss, Stage, Tally, Telemetry},
     trace::{Tracer, segment::Segment},
 };
@@ -42,6 +43,8 @@ pub(super) struct Reader {
     pub(super) tracer: Arc<Mutex<Tracer>>,
     pub(super) types: SharedTypes,
     pub(super) segments: SegmentSender,
+    /// Where they are counted by what they are, if somebody can ask for it.
+    pub(super) requests: Option<Arc<Requests>>,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) notices: Sender<Notice>,
     /// Once its other end is closed, the reader drains what is there, flushes and ends.
@@ -117,7 +120,7 @@ impl Reader {
     fn drain(&mut self, wall: WallClock, finished: &mut Vec<Segment>) -> usize {
         let count = self.take(wall, finished);
         self.telemetry.vitals().beat(Stage::Reader);
-        self.segments.send(finished);
+        self.send(finished);
         count
     }
 
@@ -160,6 +163,13 @@ impl Reader {
             &mut self.tracer.lock().unwrap_or_else(PoisonError::into_inner),
             finished,
         );
+        self.send(finished);
+    }
+
+    fn send(&self, finished: &mut Vec<Segment>) {
+        if let Some(requests) = &self.requests {
+            requests.count(finished);
+        }
         self.segments.send(finished);
     }
 

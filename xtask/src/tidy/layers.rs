@@ -11,7 +11,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("version", &[]),
     ("telemetry", &[]),
-    ("http", &["clock", "status", "telemetry", "version"]),
+    (
+        "http",
+        &["clock", "requests", "status", "telemetry", "trace", "version"],
+    ),
+    ("requests", &["trace"]),
     ("status", &["clock"]),
     ("naming", &["config", "discover", "trace"]),
     ("discover", &["config", "telemetry"]),
