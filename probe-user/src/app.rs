@@ -20,15 +20,17 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
+    task::JoinHandle as JoinHandleOfTask,
 };
 use tracing::{info, warn};
 
@@ -40,10 +42,15 @@ use self::{
 use crate::{
     clock,
     config::{Config, LogLevel},
-    discover::select::{SelectError, Selection},
+    discover::{
+        pod::Pods,
+        select::{SelectError, Selection, Surroundings},
+    },
     export::{self, skywalking::SettingsError},
     http,
     kernel::{Kernel, load::LoadError, rights},
+    kubernetes::{Kubernetes, KubernetesError},
+    naming,
     requests::Requests,
     status::Socket,
     telemetry::{self, Telemetry, counted},
@@ -62,6 +69,8 @@ pub enum AppError {
     Targets(#[from] TargetsError),
     #[error(transparent)]
     Oap(#[from] SettingsError),
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     #[error("open {} for the output", path.display())]
     Output { path: PathBuf, source: io::Error },
     #[error("listen for who asks how the probe is at {address}: choose another address with --http")]
@@ -82,6 +91,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     info!(version = VERSION, build = BUILD, "skyprobe starts");
     let config = Arc::new(config);
     let mut signals = Signals::new()?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
     let mut file_signals = signal(SignalKind::io()).map_err(AppError::Signals)?;
     let _announced = others::announce();
     let selection = Selection::new(&config.select)?;
@@ -95,15 +105,24 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         }
         None => None,
     };
+    let pods = Pods::default();
+    let kubernetes = Kubernetes::new(&config, &naming::OUR_HOST, &pods).await?;
     let (segments, receiver) = export::queue(config.oap.queue_segments, Arc::clone(&telemetry));
     let gauge = segments.gauge();
     let (registry, exporter) = exporter::start(&config, receiver, &telemetry)?;
     // From here on: the address and the file that are written to may have wanted others.
     give_up(rights::keep_tracing);
+    let (notices, notices_in) = mpsc::channel();
+    // Before processes are looked at, so that they are named once.
+    let watching = match kubernetes {
+        Some(kubernetes) => Some(watch_pods(kubernetes, notices.clone()).await),
+        None => None,
+    };
+    let mut surroundings = Surroundings::new(pods);
     let talkative = matches!(config.log, LogLevel::Debug | LogLevel::Trace);
     // Programs are read while the kernel makes the maps, and takes what every target will want.
     let (loaded, binaries) = thread::scope(|scope| {
-        let binaries = scope.spawn(|| targets::read_ahead(&selection, &config));
+        let binaries = scope.spawn(|| targets::read_ahead(&selection, &mut surroundings, &config));
         let loaded = Kernel::load(talkative, !config.propagate.is_off());
         (loaded, binaries.join())
     });
@@ -111,7 +130,6 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let binaries = binaries.or(Err(AppError::Ended("targets")))?;
     let tracer = Arc::new(Mutex::new(Tracer::new(exporter::tracer_settings(&config))));
 
-    let (notices, notices_in) = mpsc::channel();
     let reporter = Arc::new(Reporter::new(
         &config,
         gauge,
@@ -124,6 +142,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let targets = Targets::new(
         kernel,
         selection,
+        surroundings,
         binaries,
         config,
         Arc::clone(&tracer),
@@ -142,6 +161,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         until,
     };
     let notices_of_files = notices.clone();
+    let notices_of_user = notices.clone();
     let stages = Stages {
         reading,
         notices,
@@ -154,11 +174,14 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     // This thread talks to the network. Who attaches has a thread of its own.
     give_up(rights::keep_none);
     #[expect(clippy::disallowed_methods, reason = "this is app")]
-    let (mut exporter, files, watch, watchdog, http, status) = (
+    let (mut exporter, files, hangups, watch, watchdog, http, status) = (
         tokio::spawn(exporter),
         tokio::spawn(async move {
             // Without the targets thread nothing is held.
             while file_signals.recv().await.is_some() && notices_of_files.send(Notice::Written).is_ok() {}
+        }),
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() && notices_of_user.send(Notice::Reload).is_ok() {}
         }),
         tokio::spawn(telemetry::watch(Arc::clone(&telemetry))),
         tokio::spawn(supervisor::watch(Arc::clone(&telemetry))),
@@ -198,6 +221,10 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         let _ = exporter.await;
     }
     files.abort();
+    hangups.abort();
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     watch.abort();
     watchdog.abort();
     for task in [http, status].into_iter().flatten() {
@@ -224,6 +251,28 @@ fn status_socket(path: &Path) -> Option<Socket> {
         );
     }
     socket.ok()
+}
+
+/// How long a start waits for the pods that there are. Without them names come from the processes, and are mended when
+/// they are known.
+const PODS_WAIT: Duration = Duration::from_secs(3);
+
+async fn watch_pods(kubernetes: Kubernetes, notices: Sender<Notice>) -> JoinHandleOfTask<()> {
+    let (known, are_known) = oneshot::channel();
+    let known = Mutex::new(Some(known));
+    #[expect(clippy::disallowed_methods, reason = "this is app")]
+    let watching = tokio::spawn(async move {
+        let changed = || {
+            if let Some(known) = known.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                let _nobody_waits = known.send(());
+            }
+            // Without the targets thread nobody is named.
+            let _ = notices.send(Notice::Pods);
+        };
+        kubernetes.watch(changed).await;
+    });
+    let _late = tokio::time::timeout(PODS_WAIT, are_known).await;
+    watching
 }
 
 /// The line that scripts wait for.

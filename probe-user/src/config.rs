@@ -10,15 +10,18 @@ mod file;
 mod flags;
 mod key;
 mod resolve;
+mod rules;
 mod sampling;
+mod template;
 mod value;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 pub use self::{
-    environment::process_environment,
     error::ConfigError,
+    rules::{Condition, Language, Pair, Rule, Verdict},
     sampling::{PathRatio, Ratio, Sampling, SamplingMethod},
+    template::{Piece, Placeholder, Template},
 };
 
 /// What one call of the program is to do.
@@ -53,6 +56,9 @@ pub enum Subject {
 pub struct Config {
     pub select: Select,
     pub naming: Naming,
+    pub pods: Pods,
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
     pub export: Export,
     /// Where `text` and `json` go; stdout when there is none.
     pub output: Option<PathBuf>,
@@ -74,10 +80,12 @@ pub struct Config {
 /// Where `skyprobe status` is answered, and asks, unless told otherwise.
 const STATUS_SOCKET: &str = "/run/skyprobe.sock";
 
-/// Which processes to trace: each that meets any of these.
+/// Which processes to trace. The rules come first, and what they do not decide is traced if it meets any of the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Select {
+    /// These before all rules.
     pub pids: Vec<u32>,
+    pub rules: Vec<Rule>,
     /// Globs, known to be well-formed, for the executable's whole path or its base name.
     pub exes: Vec<String>,
     /// Listening TCP ports.
@@ -88,7 +96,12 @@ pub struct Select {
 
 impl Select {
     pub fn is_empty(&self) -> bool {
-        self.pids.is_empty() && self.exes.is_empty() && self.ports.is_empty() && !self.all_go
+        let includes = |rule: &Rule| rule.verdict == Verdict::Include;
+        self.pids.is_empty()
+            && self.exes.is_empty()
+            && self.ports.is_empty()
+            && !self.all_go
+            && !self.rules.iter().any(includes)
     }
 }
 
@@ -99,6 +112,29 @@ pub struct Naming {
     pub instance: Option<String>,
     pub namespace: Option<String>,
     pub cluster: Option<String>,
+    pub service_template: Option<Template>,
+    pub instance_template: Option<Template>,
+}
+
+/// What is asked of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pods {
+    pub kubernetes: Kubernetes,
+    /// How its API is reached from outside the cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// The node we are on; the host's name if nobody says.
+    pub node: Option<String>,
+    /// Labels that instances have among their properties.
+    pub property_labels: Vec<String>,
+}
+
+/// Whether Kubernetes is asked for pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kubernetes {
+    /// Within a pod that has an account there, or with a kubeconfig.
+    Auto,
+    On,
+    Off,
 }
 
 /// Where segments go.
@@ -240,15 +276,25 @@ pub fn read(
         flags::Parsed::Other(invocation) => return Ok(invocation),
     };
     let environment = environment::settings(lookup)?;
-    let file = match file {
-        Some(path) => file::settings(&path)?,
-        None => key::Settings::default(),
+    let contents = match &file {
+        Some(path) => file::read(path)?,
+        None => file::Contents::default(),
     };
-    let config = resolve::config(
-        &flags.over(environment).over(file),
+    let mut config = resolve::config(
+        &flags.over(environment).over(contents.settings),
+        contents.rules,
         environment::forbids_color(lookup),
     )?;
+    config.file = file;
     Ok(Invocation::Run(Box::new(config)))
+}
+
+/// What this process was called for. Reads the configuration file anew each time.
+pub fn read_process() -> Result<Invocation, ConfigError> {
+    read(
+        environment::process_arguments(),
+        &environment::process_environment,
+    )
 }
 
 #[cfg(test)]

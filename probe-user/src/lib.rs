@@ -22,6 +22,7 @@ pub mod http;
 pub mod inspect;
 pub mod instrument;
 pub mod kernel;
+pub mod kubernetes;
 pub mod naming;
 pub mod requests;
 pub mod status;

@@ -19,7 +19,7 @@ use tracing::level_filters::LevelFilter;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let invocation = match config::read(std::env::args_os(), &config::process_environment) {
+    let invocation = match config::read_process() {
         Ok(invocation) => invocation,
         Err(error) => return fail(&Failure::Usage(error)),
     };

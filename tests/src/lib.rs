@@ -1,6 +1,7 @@
 //! The test harness.
 
 pub mod bpf;
+pub mod cgroup;
 pub mod client;
 pub mod deploy;
 pub mod fake_oap;

@@ -1,8 +1,10 @@
 //! The targets thread: which processes are traced, and what is attached for them.
 
+mod anew;
 mod binary;
 mod hold;
 mod hooked;
+mod reload;
 mod sampling;
 mod tell;
 mod unmeant;
@@ -10,7 +12,6 @@ mod unmeant;
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
-    mem,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError},
@@ -33,6 +34,7 @@ use tracing::{debug, info, warn};
 
 use self::{
     binary::{Binaries, Binary, Refused, Unattached},
+    reload::Reload,
     sampling::Sampler,
     unmeant::Unmeant,
 };
@@ -41,9 +43,11 @@ use crate::{
     clock,
     config::{Config, Routes},
     discover::{
+        container::Place,
         network,
-        process::{self, Listeners, Process},
-        select::{Selection, Wish},
+        pod::Pod,
+        process::{self, Process},
+        select::{Meant, Selection, Surroundings, Wish},
         types::TypeNames,
     },
     export::skywalking::{Registry, management::Properties},
@@ -54,7 +58,7 @@ use crate::{
         load::LoadError,
         propagation::{SocketMethod, Sockets},
     },
-    naming,
+    naming::{self, Known},
     status::Tracing,
     telemetry::{Loss, Stage, Tally, Telemetry},
     trace::{self, Tracer, segment::Identity},
@@ -71,6 +75,10 @@ const LIST_EVERY_LOOKS: u32 = 15;
 pub(super) enum Notice {
     /// Somebody wants to know what is traced.
     Tell(oneshot::Sender<Tracing>),
+    /// Pods have come, gone or changed.
+    Pods,
+    /// The configuration file is to be read anew.
+    Reload,
     /// A process runs another program now.
     Exec { pid: u32 },
     /// A process's first thread has ended.
@@ -125,6 +133,8 @@ impl trace::TypeNames for Types {
 /// A traced process.
 struct Target {
     process: Process,
+    place: Place,
+    pod: Option<Arc<Pod>>,
     identity: Arc<Identity>,
     binary: Arc<Binary>,
     since_ns: u64,
@@ -183,7 +193,9 @@ impl Refusal {
 pub(super) struct Targets {
     kernel: Kernel,
     selection: Selection,
+    surroundings: Surroundings,
     config: Arc<Config>,
+    reload: Reload,
     tracer: Arc<Mutex<Tracer>>,
     types: SharedTypes,
     registry: Option<Registry>,
@@ -195,6 +207,8 @@ pub(super) struct Targets {
     refused: HashMap<(u32, u64), Option<Refusal>>,
     unmeant: Unmeant,
     looks: u32,
+    /// What is said of processes has changed since all were looked at.
+    is_changed: bool,
     /// How many starts and ends went unseen.
     unnoticed: u64,
     /// Processes to look at again.
@@ -211,6 +225,7 @@ impl Targets {
     pub(super) fn new(
         kernel: Kernel,
         selection: Selection,
+        surroundings: Surroundings,
         binaries: Binaries,
         config: Arc<Config>,
         tracer: Arc<Mutex<Tracer>>,
@@ -221,7 +236,9 @@ impl Targets {
         Self {
             kernel,
             selection,
+            surroundings,
             binaries,
+            reload: Reload::new(config.file.clone()),
             config,
             tracer,
             types: SharedTypes::default(),
@@ -232,6 +249,8 @@ impl Targets {
             refused: HashMap::new(),
             unmeant: Unmeant::default(),
             looks: 0,
+            // Who waits for its pod is looked at again soon.
+            is_changed: true,
             unnoticed: 0,
             later: HashSet::new(),
             shares_instance: false,
@@ -287,6 +306,8 @@ impl Targets {
                     // Who has asked may be tired of waiting.
                     let _ = answer.send(self.tell());
                 }
+                Ok(Notice::Pods) => self.on_pods(),
+                Ok(Notice::Reload) => self.reload(),
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     self.look_around();
@@ -298,7 +319,7 @@ impl Targets {
             }
             if self.targets.is_empty()
                 && self.later.is_empty()
-                && !self.selection.is_open()
+                && !self.is_open()
                 && let Some(ended) = ended.take()
             {
                 let _ = ended.send(());
@@ -309,7 +330,7 @@ impl Targets {
     fn start(&mut self) -> Result<Ready, TargetsError> {
         // First, so that no start falls between the look around and the first notice.
         self.kernel.follow_processes()?;
-        let selected = selected(&self.selection).map_err(TargetsError::List)?;
+        let selected = selected(&self.selection, &mut self.surroundings).map_err(TargetsError::List)?;
         // Mostly done already.
         for process in &selected {
             self.binaries.read_ahead(process);
@@ -330,7 +351,7 @@ impl Targets {
         let mut refused = Vec::new();
         let mut only = None;
         for Process { pid, .. } in selected {
-            match self.look_at(pid, &mut Listeners::default()) {
+            match self.look_at(pid) {
                 Look::Traced | Look::Left | Look::Later => {}
                 Look::Gone => only = Some(TargetsError::Gone { pid }),
                 Look::Refused(refusal) => {
@@ -353,7 +374,7 @@ impl Targets {
             only = Some(TargetsError::Gone { pid: gone.pid });
         }
         // With nothing traced and nobody to wait for, the reason is the answer, and not said before it.
-        let nothing = self.targets.is_empty() && !self.selection.is_open();
+        let nothing = self.targets.is_empty() && !self.is_open();
         if nothing && matches!(only, Some(TargetsError::Refused { .. })) {
             refused.pop();
         }
@@ -401,7 +422,8 @@ impl Targets {
     fn on_exec(&mut self, pid: u32) {
         self.unmeant.forget(pid);
         self.let_go(pid);
-        self.log_look(pid, &mut Listeners::default());
+        self.surroundings.begin_look();
+        self.log_look(pid);
     }
 
     fn on_exit(&mut self, pid: u32) {
@@ -430,22 +452,28 @@ impl Targets {
             self.let_go(pid);
         }
         self.binaries.forget_unused(clock::now_boot_ns());
-        for pid in mem::take(&mut self.later) {
-            self.log_look(pid, &mut Listeners::default());
+        self.surroundings.begin_look();
+        self.look_at_late_ones();
+        if self.reload.is_due() {
+            self.reload();
         }
-        if !self.selection.is_open() {
+        if !self.is_open() {
             return;
         }
         self.looks += 1;
-        let anew = self.selection.depends_on_ports() || self.unnoticed > unnoticed_before;
+        let by_port = self.selection.depends_on_ports();
+        if by_port {
+            self.reselect(|meant| meant == Meant::Excluded);
+        }
+        let anew = by_port || self.is_changed || self.unnoticed > unnoticed_before;
         if !anew && !self.looks.is_multiple_of(LIST_EVERY_LOOKS) {
             return;
         }
         if anew {
             self.unmeant.clear();
         }
+        self.is_changed = false;
         let Ok(processes) = process::list() else { return };
-        let mut listeners = Listeners::default();
         let mut seen = HashSet::new();
         for entry in processes {
             let pid = entry.pid;
@@ -453,7 +481,7 @@ impl Targets {
             if self.targets.contains_key(&pid) || self.unmeant.knows(entry) {
                 continue;
             }
-            match self.look_at(pid, &mut listeners) {
+            match self.look_at(pid) {
                 Look::Traced | Look::Gone | Look::Later => {}
                 Look::Left => self.unmeant.note(entry),
                 Look::Refused(refusal) => {
@@ -464,6 +492,7 @@ impl Targets {
         }
         self.refused.retain(|(pid, _), _| seen.contains(pid));
         self.unmeant.retain(|pid| seen.contains(&pid));
+        self.surroundings.retain(|pid| seen.contains(&pid));
     }
 
     fn count_losses(&mut self) {
@@ -475,14 +504,14 @@ impl Targets {
         }
     }
 
-    fn log_look(&mut self, pid: u32, listeners: &mut Listeners) {
-        if let Look::Refused(refusal) = self.look_at(pid, listeners) {
+    fn log_look(&mut self, pid: u32) {
+        if let Look::Refused(refusal) = self.look_at(pid) {
             refusal.log();
         }
     }
 
     /// Traces the process if it is meant and can be.
-    fn look_at(&mut self, pid: u32, listeners: &mut Listeners) -> Look {
+    fn look_at(&mut self, pid: u32) -> Look {
         self.telemetry.vitals().beat(Stage::Targets);
         let process = match Process::read(pid) {
             Ok(Some(process)) => process,
@@ -490,8 +519,13 @@ impl Targets {
             // Kernel threads and threads: nobody meant them.
             Err(_) => return Look::Left,
         };
-        let Some(wish) = self.selection.matches(&process, listeners) else {
-            return Look::Left;
+        let wish = match self.selection.judge(&process, &mut self.surroundings) {
+            Meant::Yes(wish) => wish,
+            Meant::No | Meant::Excluded => return Look::Left,
+            Meant::NotYet => {
+                self.later.insert(pid);
+                return Look::Later;
+            }
         };
         let key = (process.pid, process.start_ticks);
         if self.refused.contains_key(&key) {
@@ -507,9 +541,9 @@ impl Targets {
             Err(Unattached::Refused(reason)) => {
                 self.refused.insert(key, None);
                 match wish {
-                    // With --all-go, most processes are no Go programs.
-                    Wish::AllGo if reason.is_not_go => return Look::Left,
-                    Wish::AllGo | Wish::Pid | Wish::Exe | Wish::Port => {}
+                    // In a pod and in a unit are other programs, too.
+                    Wish::Kind if reason.is_not_go => return Look::Left,
+                    Wish::Kind | Wish::Named | Wish::Pid => {}
                 }
                 let refusal = Refusal {
                     process,
@@ -523,7 +557,14 @@ impl Targets {
 
     fn trace(&mut self, process: &Process) -> Result<(), Unattached> {
         let binary = self.binaries.attach(&mut self.kernel, process)?;
-        let identity = Arc::new(naming::name_target(process, &self.config));
+        let place = Place::of(process.pid);
+        let pod = self.surroundings.pods().of(&place);
+        let known = Known {
+            process,
+            place: &place,
+            pod: pod.as_deref(),
+        };
+        let identity = Arc::new(naming::name_target(known, &self.config));
         let load_bias = binary.load_bias(process.pid);
         let info = self.target_info(process, &binary, &identity, load_bias);
         if let Some(types) = binary.type_names(load_bias) {
@@ -584,7 +625,11 @@ impl Targets {
             }
         }
         if let Some(registry) = &self.registry {
-            registry.register(Arc::clone(&identity), Properties::of_process(process.pid, "go"));
+            let mut properties = Properties::of_process(process.pid, "go");
+            for (key, value) in known.properties(&self.config) {
+                properties.push(key, value);
+            }
+            registry.register(Arc::clone(&identity), properties);
         }
         if self.config.naming.instance.is_some() && !self.targets.is_empty() && !self.shares_instance {
             self.shares_instance = true;
@@ -598,6 +643,8 @@ impl Targets {
         info!(pid = process.pid, exe = %process.exe.display(), service, instance, "Process traced");
         let target = Target {
             process: process.clone(),
+            place,
+            pod,
             identity,
             binary,
             since_ns: clock::now_boot_ns(),
@@ -670,7 +717,7 @@ impl Targets {
         let now_ns = clock::now_boot_ns();
         if let Some(binary) = self.release(pid)
             // Else nobody can come who runs it.
-            && self.selection.is_open()
+            && self.is_open()
         {
             self.binaries.keep(binary, now_ns);
         }
@@ -734,21 +781,25 @@ impl Targets {
 }
 
 /// The processes that are meant.
-fn selected(selection: &Selection) -> std::io::Result<Vec<Process>> {
-    let mut listeners = Listeners::default();
+fn selected(selection: &Selection, surroundings: &mut Surroundings) -> std::io::Result<Vec<Process>> {
+    surroundings.begin_look();
     let selected = process::list()?.filter_map(|entry| {
         let process = Process::read(entry.pid).ok()??;
-        selection.matches(&process, &mut listeners)?;
-        Some(process)
+        let meant = selection.judge(&process, surroundings);
+        matches!(meant, Meant::Yes(_)).then_some(process)
     });
     Ok(selected.collect())
 }
 
 /// Reads the programs of the processes that are meant, as far as they are there already.
-pub(super) fn read_ahead(selection: &Selection, config: &Config) -> Binaries {
+pub(super) fn read_ahead(
+    selection: &Selection,
+    surroundings: &mut Surroundings,
+    config: &Config,
+) -> Binaries {
     let mut binaries = Binaries::new(config.grpc_messages);
     // Without a list, the start says why.
-    for process in selected(selection).unwrap_or_default() {
+    for process in selected(selection, surroundings).unwrap_or_default() {
         binaries.read_ahead(&process);
     }
     binaries

@@ -7,8 +7,13 @@ use super::{
     key::{Given, Key, Origin, Settings},
 };
 
+/// The command line of this process.
+pub(super) fn process_arguments() -> impl Iterator<Item = OsString> {
+    std::env::args_os()
+}
+
 /// The environment this process was started with.
-pub fn process_environment(name: &str) -> Option<OsString> {
+pub(super) fn process_environment(name: &str) -> Option<OsString> {
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place that reads the environment"

@@ -1,6 +1,28 @@
 //! What can be wrong with a configuration. Each message is one sentence: the thing, where it stands, the way out.
 
-use std::{io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A line of the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub(super) path: Arc<Path>,
+    /// From 1; not always known.
+    pub(super) line: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(formatter)?;
+        match self.line {
+            Some(line) => write!(formatter, ":{line}"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// A call that cannot be carried out as it was written.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +36,9 @@ pub enum ConfigError {
         origin: String,
         allowed: String,
     },
-    #[error("nothing is selected: say what to trace with --pid, --exe, --port or --all-go")]
+    #[error(
+        "nothing is selected: say what to trace with --pid, --exe, --port, --all-go or a rule that includes"
+    )]
     NothingSelected,
     #[error("{given} needs {missing} too")]
     Incomplete { given: String, missing: String },
@@ -28,22 +52,16 @@ pub enum ConfigError {
     },
     #[error("{given} has no effect with `sampling {method}`: leave one of them out")]
     OtherSampling { given: String, method: &'static str },
-    #[error("unknown key {key:?} in {}: {hint}", path.display())]
-    UnknownKey {
-        key: String,
-        path: PathBuf,
-        hint: String,
-    },
-    #[error("{key} in {} must be a single value or a list of them, text in quotes where it looks like a number",
-        path.display())]
-    Shape { key: String, path: PathBuf },
+    #[error("unknown key {key:?} in {place}: {hint}")]
+    UnknownKey { key: String, place: Place, hint: String },
+    #[error("{key} in {place} must be a single value or a list of them")]
+    Shape { key: String, place: Place },
+    #[error("{place}: {sentence}")]
+    Rule { place: Place, sentence: String },
     #[error("cannot read the configuration file {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{} is not a configuration file: {source}", path.display())]
-    Syntax {
-        path: PathBuf,
-        source: serde_yaml_ng::Error,
-    },
-    #[error("{} is not a configuration file: it must hold lines of the form `key: value`", path.display())]
-    NotKeys { path: PathBuf },
+    #[error("{place} is not YAML that is read here: {sentence}")]
+    Syntax { place: Place, sentence: String },
+    #[error("{place} is not a configuration file: it must hold lines of the form `key: value`")]
+    NotKeys { place: Place },
 }

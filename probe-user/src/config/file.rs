@@ -1,18 +1,27 @@
-//! The configuration file: YAML, flat, each key named as its flag with `_` for `-`.
+//! The configuration file: YAML, each key named as its flag with `_` for `-`, and the rules, which are no flag.
 
 use std::{fs, path::Path, sync::Arc};
 
-use serde_yaml_ng::Value;
+use marked_yaml::{LoadError, LoaderOptions, Marker, Node, Span, types::MarkedScalarNode};
 
 use super::{
-    ConfigError,
+    ConfigError, Rule,
+    error::Place,
     key::{Given, Key, Origin, Settings},
+    rules,
 };
 
 /// A name that differs from a known one by more than this share of its letters is no misspelling of it.
 const SIMILAR: f64 = 0.75;
 
-pub(super) fn settings(path: &Path) -> Result<Settings, ConfigError> {
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) settings: Settings,
+    pub(super) rules: Vec<Rule>,
+}
+
+pub(super) fn read(path: &Path) -> Result<Contents, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
@@ -20,85 +29,147 @@ pub(super) fn settings(path: &Path) -> Result<Settings, ConfigError> {
     parse(path, &text)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
-    let value = serde_yaml_ng::from_str(text).map_err(|source| ConfigError::Syntax {
-        path: path.to_owned(),
-        source,
-    })?;
-    let mut settings = Settings::default();
-    let keys = match value {
-        // An empty file, or one with comments only.
-        Value::Null => return Ok(settings),
-        Value::Mapping(keys) => keys,
-        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Sequence(_) | Value::Tagged(_) => {
-            return Err(ConfigError::NotKeys {
-                path: path.to_owned(),
-            });
-        }
+fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
+    let file = File {
+        path: Arc::from(path),
     };
-    let shared: Arc<Path> = Arc::from(path);
-    for (name, value) in keys {
-        let Some(name) = scalar(&name) else {
-            return Err(ConfigError::NotKeys {
-                path: path.to_owned(),
-            });
+    // Without coercion a number keeps its digits, and a quoted `~` is text.
+    let options = LoaderOptions::default()
+        .error_on_duplicate_keys(true)
+        .prevent_coercion(true);
+    let node = marked_yaml::parse_yaml_with_options(0, text, options).map_err(|error| file.broken(error))?;
+    let mut contents = Contents::default();
+    let Some(keys) = node.as_mapping() else {
+        return Err(file.no_keys(node.span()));
+    };
+    for (name, value) in keys.iter() {
+        if name.as_str() == rules::KEY {
+            contents.rules = rules::parse(&file, value)?;
+            continue;
+        }
+        let Some(key) = Key::from_name(name.as_str()) else {
+            let known = Key::ALL.into_iter().map(Key::name).chain([rules::KEY]);
+            return Err(file.unknown(name, known));
         };
-        let Some(key) = Key::from_name(&name) else {
-            return Err(ConfigError::UnknownKey {
-                hint: hint(&name),
-                key: name,
-                path: path.to_owned(),
-            });
-        };
-        let values = match value {
-            Value::Null => continue,
-            Value::Sequence(values) => values,
-            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Mapping(_) | Value::Tagged(_) => {
-                vec![value]
-            }
-        };
-        for value in values {
-            let fraction = value.as_f64().filter(|_| key.takes_fractions());
-            let Some(text) = scalar(&value).or_else(|| fraction.map(|fraction| fraction.to_string())) else {
-                return Err(ConfigError::Shape {
-                    key: name,
-                    path: path.to_owned(),
-                });
-            };
-            settings.add(
-                key,
-                Given {
-                    text,
-                    origin: Origin::File {
-                        path: Arc::clone(&shared),
-                        key,
-                    },
-                },
-            );
+        for scalar in file.scalars(name.as_str(), value)? {
+            contents.settings.add(key, file.given(scalar, key.name()));
         }
     }
-    Ok(settings)
+    Ok(contents)
 }
 
-/// The text of a value that is no list. Fractions are refused and want quotes: see [`Key::takes_fractions`].
-fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
-        Value::Number(_) | Value::Null | Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_) => None,
+/// The file, for those who have to name it.
+pub(super) struct File {
+    path: Arc<Path>,
+}
+
+impl File {
+    /// The values of a key: one, or a list of them; none where nothing stands behind it.
+    pub(super) fn scalars<'a>(
+        &self,
+        key: &str,
+        value: &'a Node,
+    ) -> Result<Vec<&'a MarkedScalarNode>, ConfigError> {
+        let values = match value {
+            Node::Scalar(scalar) if is_nothing(scalar) => return Ok(Vec::new()),
+            Node::Scalar(scalar) => return Ok(vec![scalar]),
+            Node::Sequence(values) => values.iter(),
+            Node::Mapping(_) => return Err(self.shape(key, value.span())),
+        };
+        values
+            .map(|value| {
+                let scalar = value.as_scalar().filter(|scalar| !is_nothing(scalar));
+                scalar.ok_or_else(|| self.shape(key, value.span()))
+            })
+            .collect()
+    }
+
+    pub(super) fn given(&self, scalar: &MarkedScalarNode, key: &'static str) -> Given {
+        Given {
+            text: scalar.as_str().to_owned(),
+            origin: Origin::File {
+                place: self.place(scalar.span()),
+                key,
+            },
+        }
+    }
+
+    pub(super) fn place(&self, span: &Span) -> Place {
+        self.place_of(span.start())
+    }
+
+    fn place_of(&self, marker: Option<&Marker>) -> Place {
+        Place {
+            path: Arc::clone(&self.path),
+            line: marker.map(Marker::line),
+        }
+    }
+
+    /// A key that is none of `known`.
+    pub(super) fn unknown(
+        &self,
+        name: &MarkedScalarNode,
+        known: impl Iterator<Item = &'static str>,
+    ) -> ConfigError {
+        ConfigError::UnknownKey {
+            hint: hint(name.as_str(), known),
+            key: name.as_str().to_owned(),
+            place: self.place(name.span()),
+        }
+    }
+
+    fn shape(&self, key: &str, span: &Span) -> ConfigError {
+        ConfigError::Shape {
+            key: key.to_owned(),
+            place: self.place(span),
+        }
+    }
+
+    fn no_keys(&self, span: &Span) -> ConfigError {
+        ConfigError::NotKeys {
+            place: self.place(span),
+        }
+    }
+
+    fn broken(&self, error: LoadError) -> ConfigError {
+        let (marker, sentence) = match error {
+            LoadError::TopLevelMustBeMapping(marker) | LoadError::TopLevelMustBeSequence(marker) => {
+                return ConfigError::NotKeys {
+                    place: self.place_of(Some(&marker)),
+                };
+            }
+            LoadError::UnexpectedAnchor(marker) => {
+                (Some(marker), "anchors and aliases are not read".to_owned())
+            }
+            LoadError::UnexpectedTag(marker) => (Some(marker), "tags are not read".to_owned()),
+            LoadError::MappingKeyMustBeScalar(marker) => (Some(marker), "a key must be a word".to_owned()),
+            LoadError::DuplicateKey(twice) => {
+                let name = twice.key.as_str();
+                let first = twice.prev_key.span().start().map_or(0, Marker::line);
+                let sentence = format!("{name:?} stands here again, and first in line {first}");
+                (twice.key.span().start().copied(), sentence)
+            }
+            LoadError::ScanError(marker, error) => (Some(marker), error.info().to_owned()),
+        };
+        ConfigError::Syntax {
+            place: self.place_of(marker.as_ref()),
+            sentence,
+        }
     }
 }
 
-fn hint(unknown: &str) -> String {
+/// Nothing behind the colon, or one of YAML's words for it.
+fn is_nothing(scalar: &MarkedScalarNode) -> bool {
+    scalar.may_coerce() && matches!(scalar.as_str(), "" | "~" | "null")
+}
+
+fn hint(unknown: &str, known: impl Iterator<Item = &'static str>) -> String {
     // A flag copied into the file keeps its dashes.
     let unknown = unknown.trim_start_matches('-').replace('-', "_").to_lowercase();
-    let likeness = |key: &Key| strsim::jaro_winkler(&unknown, key.name());
-    let nearest = Key::ALL
-        .into_iter()
-        .max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
-    match nearest.filter(|key| likeness(key) >= SIMILAR) {
-        Some(key) => format!("did you mean {:?}?", key.name()),
+    let likeness = |name: &&str| strsim::jaro_winkler(&unknown, name);
+    let nearest = known.max_by(|left, right| likeness(left).total_cmp(&likeness(right)));
+    match nearest.filter(|name| likeness(name) >= SIMILAR) {
+        Some(name) => format!("did you mean {name:?}?"),
         None => "docs/configuration.md lists the keys".to_owned(),
     }
 }

@@ -69,8 +69,10 @@ enum Command {
 
 // Values stay text here, so that a wrong one gets the same answer whichever source it came from.
 #[derive(Args)]
-#[command(after_help = "At least one of --pid, --exe, --port and --all-go is needed.\n\
-    Settings come from flags, then SW_AGENT_* variables, then the file: see docs/configuration.md.")]
+#[command(
+    after_help = "At least one of --pid, --exe, --port, --all-go and a rule in the file is needed.\n\
+    Settings come from flags, then SW_AGENT_* variables, then the file: see docs/configuration.md."
+)]
 struct Run {
     /// Trace this process; may be repeated
     #[arg(long, value_name = "N", help_heading = "What to trace")]
@@ -109,6 +111,26 @@ struct Run {
     /// The cluster, joined to the service name
     #[arg(long, value_name = "NAME", help_heading = "Names")]
     cluster: Option<String>,
+
+    /// The service name put together, such as {workload}-{container}
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Names")]
+    service_template: Option<String>,
+    /// The instance name put together, such as {pod}/{container}
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Names")]
+    instance_template: Option<String>,
+
+    /// Whether Kubernetes is asked for pods: auto, on or off [default: auto, within a pod or with a kubeconfig]
+    #[arg(long, value_name = "WHEN", help_heading = "Kubernetes")]
+    kubernetes: Option<String>,
+    /// How its API is reached from outside the cluster
+    #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
+    kubeconfig: Option<String>,
+    /// This node's name [default: the host's name]
+    #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
+    node: Option<String>,
+    /// A pod's label that its instances have among their properties; may be repeated
+    #[arg(long, value_name = "LABEL", help_heading = "Kubernetes")]
+    property_labels: Vec<String>,
 
     /// SkyWalking OAP addresses [default: 127.0.0.1:11800]
     #[arg(long, value_name = "HOST:PORT[,...]", help_heading = "SkyWalking OAP")]
@@ -253,6 +275,12 @@ impl Run {
             instance,
             namespace,
             cluster,
+            service_template,
+            instance_template,
+            kubernetes,
+            kubeconfig,
+            node,
+            property_labels,
             oap,
             authentication_file,
             tls,
@@ -287,6 +315,7 @@ impl Run {
             (Key::Pid, pid),
             (Key::Exe, exe),
             (Key::Port, port),
+            (Key::PropertyLabels, property_labels),
             (Key::SamplePaths, sample_paths),
         ];
         let singles = [
@@ -298,6 +327,11 @@ impl Run {
             (Key::Instance, instance),
             (Key::Namespace, namespace),
             (Key::Cluster, cluster),
+            (Key::ServiceTemplate, service_template),
+            (Key::InstanceTemplate, instance_template),
+            (Key::Kubernetes, kubernetes),
+            (Key::Kubeconfig, kubeconfig),
+            (Key::Node, node),
             (Key::Oap, oap),
             (Key::AuthenticationFile, authentication_file),
             (Key::Tls, tls),

@@ -3,9 +3,9 @@
 use std::{
     collections::BTreeMap,
     fmt::{Display, Formatter, Result},
-    path::Path,
-    sync::Arc,
 };
+
+use super::error::Place;
 
 /// A setting of `skyprobe run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +21,12 @@ pub(super) enum Key {
     Instance,
     Namespace,
     Cluster,
+    ServiceTemplate,
+    InstanceTemplate,
+    PropertyLabels,
+    Kubernetes,
+    Kubeconfig,
+    Node,
     Oap,
     Authentication,
     AuthenticationFile,
@@ -53,7 +59,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 40] = [
+    pub(super) const ALL: [Self; 46] = [
         Self::Pid,
         Self::Exe,
         Self::Port,
@@ -65,6 +71,12 @@ impl Key {
         Self::Instance,
         Self::Namespace,
         Self::Cluster,
+        Self::ServiceTemplate,
+        Self::InstanceTemplate,
+        Self::PropertyLabels,
+        Self::Kubernetes,
+        Self::Kubeconfig,
+        Self::Node,
         Self::Oap,
         Self::Authentication,
         Self::AuthenticationFile,
@@ -110,6 +122,12 @@ impl Key {
             Self::Instance => "instance",
             Self::Namespace => "namespace",
             Self::Cluster => "cluster",
+            Self::ServiceTemplate => "service_template",
+            Self::InstanceTemplate => "instance_template",
+            Self::PropertyLabels => "property_labels",
+            Self::Kubernetes => "kubernetes",
+            Self::Kubeconfig => "kubeconfig",
+            Self::Node => "node",
             Self::Oap => "oap",
             Self::Authentication => "authentication",
             Self::AuthenticationFile => "authentication_file",
@@ -181,6 +199,12 @@ impl Key {
             | Self::Export
             | Self::Output
             | Self::Color
+            | Self::ServiceTemplate
+            | Self::InstanceTemplate
+            | Self::PropertyLabels
+            | Self::Kubernetes
+            | Self::Kubeconfig
+            | Self::Node
             | Self::AuthenticationFile
             | Self::BatchSegments
             | Self::BatchDelayMs
@@ -204,11 +228,6 @@ impl Key {
         }
     }
 
-    /// Whether it takes fractions. Elsewhere a name written as `1.10` would come out of the file as `1.1`.
-    pub(super) const fn takes_fractions(self) -> bool {
-        matches!(self, Self::SampleRate | Self::AdaptiveCpuPercent)
-    }
-
     pub(super) fn flag(self) -> String {
         format!("--{}", self.name().replace('_', "-"))
     }
@@ -223,7 +242,7 @@ impl Key {
 pub(super) enum Origin {
     Flag(Key),
     Environment(&'static str),
-    File { path: Arc<Path>, key: Key },
+    File { place: Place, key: &'static str },
 }
 
 impl Display for Origin {
@@ -231,7 +250,7 @@ impl Display for Origin {
         match self {
             Self::Flag(key) => formatter.write_str(&key.flag()),
             Self::Environment(name) => write!(formatter, "{name} in the environment"),
-            Self::File { path, key } => write!(formatter, "{} in {}", key.name(), path.display()),
+            Self::File { place, key } => write!(formatter, "{key} in {place}"),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! From all settings to the [`Config`]: defaults, and what must fit together.
 
 use super::{
-    Address, Authentication, ClientCertificate, Color, Config, ConfigError, Export, LogLevel, Naming, Oap,
-    Propagate, Routes, STATUS_SOCKET, Select, Tls,
+    Address, Authentication, ClientCertificate, Color, Config, ConfigError, Export, Kubernetes, LogLevel,
+    Naming, Oap, Pods, Propagate, Routes, Rule, STATUS_SOCKET, Select, Tls,
     key::{Given, Key, Settings},
-    sampling, value,
+    sampling, template, value,
 };
 
 /// Where an OAP listens, and where SkyWalking's agents look for it when they are told nothing.
@@ -22,7 +22,7 @@ const HEARTBEAT_S_DEFAULT: u64 = 20;
 /// The largest process id Linux hands out (`PID_MAX_LIMIT`, 64 bit).
 const PID_MOST: u32 = 4_194_304;
 
-pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, ConfigError> {
+pub(super) fn config(settings: &Settings, rules: Vec<Rule>, no_color: bool) -> Result<Config, ConfigError> {
     let reader = Reader { settings };
     let select = Select {
         pids: reader.list(Key::Pid, |given| {
@@ -33,13 +33,30 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
             value::one_number(given, "a TCP port", 1, u16::MAX)
         })?,
         all_go: reader.or(Key::AllGo, value::choice, false)?,
+        rules,
     };
     let naming = Naming {
         service: reader.one(Key::Service, value::name)?,
         instance: reader.one(Key::Instance, value::name)?,
         namespace: reader.one(Key::Namespace, value::name)?,
         cluster: reader.one(Key::Cluster, value::name)?,
+        service_template: reader.one(Key::ServiceTemplate, template::template)?,
+        instance_template: reader.one(Key::InstanceTemplate, template::template)?,
     };
+    let pods = Pods {
+        kubernetes: reader.or(Key::Kubernetes, value::choice, Kubernetes::Auto)?,
+        kubeconfig: reader.one(Key::Kubeconfig, value::path)?,
+        node: reader.one(Key::Node, value::name)?,
+        property_labels: reader.list(Key::PropertyLabels, value::name)?,
+    };
+    for (name, template) in [
+        (Key::Service, Key::ServiceTemplate),
+        (Key::Instance, Key::InstanceTemplate),
+    ] {
+        if settings.one(name).is_some() && settings.one(template).is_some() {
+            return Err(reader.twice(name, template));
+        }
+    }
     let given_addresses: Vec<Vec<Address>> = reader.list(Key::Oap, value::addresses)?;
     let export_default = if given_addresses.is_empty() {
         Export::Text
@@ -88,6 +105,8 @@ pub(super) fn config(settings: &Settings, no_color: bool) -> Result<Config, Conf
     let config = Config {
         select,
         naming,
+        pods,
+        file: None,
         export: reader.or(Key::Export, value::choice, export_default)?,
         output: reader.one(Key::Output, value::path)?,
         color: reader.or(

@@ -78,6 +78,27 @@ fn samples(key: Key) -> (fn(&Config) -> String, [&'static str; 3]) {
         Key::Instance => (|config| format!("{:?}", config.naming.instance), ["a", "b", "c"]),
         Key::Namespace => (|config| format!("{:?}", config.naming.namespace), ["a", "b", "c"]),
         Key::Cluster => (|config| format!("{:?}", config.naming.cluster), ["a", "b", "c"]),
+        Key::ServiceTemplate => (
+            |config| format!("{:?}", config.naming.service_template),
+            ["{workload}", "{exe}-{pid}", "b{unit}"],
+        ),
+        Key::InstanceTemplate => (
+            |config| format!("{:?}", config.naming.instance_template),
+            ["{pod}", "{label:a}", "{annotation:b/c}"],
+        ),
+        Key::PropertyLabels => (
+            |config| format!("{:?}", config.pods.property_labels),
+            ["a", "b", "c"],
+        ),
+        Key::Kubernetes => (
+            |config| format!("{:?}", config.pods.kubernetes),
+            ["on", "auto", "off"],
+        ),
+        Key::Kubeconfig => (
+            |config| format!("{:?}", config.pods.kubeconfig),
+            ["/a", "/b", "/c"],
+        ),
+        Key::Node => (|config| format!("{:?}", config.pods.node), ["a", "b", "c"]),
         Key::Oap => (
             |config| format!("{:?}", config.oap.addresses),
             ["a:1", "b:2,c:3", "[::1]:4"],
@@ -401,7 +422,7 @@ fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
     let sentence = complaint(run(&["--all-go"], &[], Some("heartbeat_s: 0")));
     assert!(sentence.starts_with("\"0\" in heartbeat_s in /"), "{sentence}");
     assert!(
-        sentence.ends_with("/skyprobe.yaml is not a time in seconds: a whole number from 1 to 60"),
+        sentence.ends_with("/skyprobe.yaml:1 is not a time in seconds: a whole number from 1 to 60"),
         "{sentence}"
     );
 }
@@ -426,7 +447,7 @@ fn tokens_are_not_shown() {
 fn what_does_not_fit_together() {
     assert_eq!(
         complaint(run(&[], &[], None)),
-        "nothing is selected: say what to trace with --pid, --exe, --port or --all-go"
+        "nothing is selected: say what to trace with --pid, --exe, --port, --all-go or a rule that includes"
     );
     let token = [("SW_AGENT_AUTHENTICATION", "sesame")];
     assert_eq!(
@@ -460,7 +481,7 @@ fn an_unknown_key_is_named_with_its_file_and_the_nearest_one() {
             "{sentence}"
         );
         assert!(
-            sentence.ends_with(&format!("/skyprobe.yaml: did you mean {nearest:?}?")),
+            sentence.ends_with(&format!("/skyprobe.yaml:1: did you mean {nearest:?}?")),
             "{sentence}"
         );
     }
@@ -474,21 +495,153 @@ fn an_unknown_key_is_named_with_its_file_and_the_nearest_one() {
 #[test]
 fn files_that_are_none() {
     let file = |text: &str| complaint(run(&["--all-go"], &[], Some(text)));
-    assert!(file("pid: [1").contains("is not a configuration file: "));
+    assert!(file("log: info\npid: ]").contains("/skyprobe.yaml:2 is not YAML that is read here: "));
     assert!(file("just words").contains("it must hold lines of the form `key: value`"));
-    assert!(file("oap: {a: 1}").contains("oap in /"));
-    assert!(file("service: 1.10").contains("text in quotes where it looks like a number"));
-    assert!(file("pid: 1\npid: 2").contains("is not a configuration file: "));
+    assert!(file("\noap: {a: 1}").contains("/skyprobe.yaml:2 must be a single value or a list of them"));
+    assert!(file("pid: 1\n\npid: 2").ends_with(
+        "/skyprobe.yaml:3 is not YAML that is read here: \"pid\" stands here again, and first in line 1"
+    ));
+    assert!(file("pid: &a 1").contains("anchors and aliases are not read"));
     assert!(run(&["--all-go"], &[], Some("# nothing yet\n")).is_ok());
-    assert!(
-        run(&["--all-go"], &[], Some("service:\n"))
-            .unwrap()
-            .naming
-            .service
-            .is_none()
-    );
+    let service = |text: &str| run(&["--all-go"], &[], Some(text)).unwrap().naming.service;
+    assert_eq!(service("service:\n"), None);
+    assert_eq!(service("service: ~\n"), None);
+    assert_eq!(service("service: '~'\n").as_deref(), Some("~"));
+    // As it was written: a number that is a name keeps its digits.
+    assert_eq!(service("service: 1.10").as_deref(), Some("1.10"));
     let sentence = complaint(call(&["run", "--all-go", "--config", "/nonexistent/c.yaml"], &[]));
     assert!(sentence.starts_with("cannot read the configuration file /nonexistent/c.yaml: No such file"));
+}
+
+#[test]
+fn rules_are_read_in_their_order() {
+    let file = "rules:\n  - exclude: {namespace: kube-system}\n  - include:\n      namespace: [shop, \"bank-*\"]\n      \
+                pod_label: [tier=web*, traced]\n      language: go\n  - include: {exe: /srv/*, port: 80, unit: a.service}\n  \
+                - exclude:\n";
+    let config = run(&[], &[], Some(file)).unwrap();
+    let text = |text: &str| vec![text.to_owned()];
+    let rule = |verdict, conditions| Rule { verdict, conditions };
+    assert_eq!(
+        config.select.rules,
+        [
+            rule(Verdict::Exclude, vec![Condition::Namespace(text("kube-system"))]),
+            rule(
+                Verdict::Include,
+                vec![
+                    Condition::Namespace(vec!["shop".to_owned(), "bank-*".to_owned()]),
+                    Condition::PodLabel(vec![
+                        Pair {
+                            key: "tier".to_owned(),
+                            value: Some("web*".to_owned())
+                        },
+                        Pair {
+                            key: "traced".to_owned(),
+                            value: None
+                        },
+                    ]),
+                    Condition::Language(vec![Language::Go]),
+                ]
+            ),
+            rule(
+                Verdict::Include,
+                vec![
+                    Condition::Exe(text("/srv/*")),
+                    Condition::Port(vec![80]),
+                    Condition::Unit(text("a.service")),
+                ]
+            ),
+            rule(Verdict::Exclude, Vec::new()),
+        ]
+    );
+}
+
+#[test]
+fn a_wrong_rule_is_named_with_its_line() {
+    let rules = |rules: &str| {
+        let sentence = complaint(run(
+            &["--all-go"],
+            &[],
+            Some(&format!("log: info\nrules:\n{rules}")),
+        ));
+        let (_, end) = sentence
+            .split_once("/skyprobe.yaml:")
+            .unwrap_or_else(|| panic!("{sentence}"));
+        end.to_owned()
+    };
+    for (written, said) in [
+        (
+            " - all",
+            "3: a rule is `include:` or `exclude:`, one of them, with conditions below it",
+        ),
+        (
+            " - include: {exe: a}\n   exclude: {exe: b}",
+            "3: a rule is `include:` or `exclude:`, one of them, with conditions below it",
+        ),
+        (" - includes: {exe: a}", "3: did you mean \"include\"?"),
+        (" - include:\n     namepsace: a", "4: did you mean \"namespace\"?"),
+        (
+            " - include:\n     exe:",
+            "4: exe has no value, so that no process meets the rule: give one, or leave it out",
+        ),
+        (
+            " - include: {port: 70000}",
+            "3 is not a TCP port: a whole number from 1 to 65535",
+        ),
+        (" - include: {language: cobol}", "3 is not one of: go"),
+        (
+            " - include: {pod_label: =a}",
+            "3 is not of the form key or key=value, such as tier=web",
+        ),
+        (
+            " - exclude:\n - include: {exe: a}",
+            "4: this rule is never reached: the one in line 3 decides for all that come to it",
+        ),
+        (
+            " include: {exe: a}",
+            "3: `rules` is a list: begin each rule with `- include:` or `- exclude:`",
+        ),
+    ] {
+        assert_eq!(rules(written), said, "{written}");
+    }
+    assert!(rules(" - include: {exe: \"a[\"}").contains("3 is not a glob: "));
+    // Rules that only leave out select nothing.
+    let only = Some("rules:\n - exclude: {exe: a}");
+    assert!(complaint(run(&[], &[], only)).starts_with("nothing is selected"));
+}
+
+#[test]
+fn templates_know_their_placeholders() {
+    let template = |text: &str| run(&["--all-go", "--service-template", text], &[], None);
+    let pieces = template("a-{workload}.{label:app/x}")
+        .unwrap()
+        .naming
+        .service_template;
+    assert_eq!(
+        pieces.unwrap().0,
+        [
+            Piece::Text("a-".to_owned()),
+            Piece::Placeholder(Placeholder::Workload),
+            Piece::Text(".".to_owned()),
+            Piece::Placeholder(Placeholder::Label("app/x".to_owned())),
+        ]
+    );
+    for wrong in ["{pods}", "{pod", "", "{label:}", "{env:A}"] {
+        let sentence = complaint(template(wrong));
+        assert!(
+            sentence.starts_with(&format!(
+                "{wrong:?} in --service-template is not a name with placeholders"
+            )),
+            "{sentence}"
+        );
+    }
+    assert_eq!(
+        complaint(run(
+            &["--all-go", "--service=a", "--service-template={pod}"],
+            &[],
+            None
+        )),
+        "--service and --service-template say the same thing twice: leave one of them out"
+    );
 }
 
 #[test]
@@ -553,8 +706,13 @@ fn the_document_has_a_row_for_each_key() {
     let document = include_str!("../../../docs/configuration.md");
     let rows = document.lines().filter(|line| line.starts_with("| `"));
     let mut keys = Vec::new();
+    let mut conditions = Vec::new();
     for row in rows {
         let columns: Vec<_> = row.split('|').map(str::trim).collect();
+        if let ["", name, _, ""] = columns[..] {
+            conditions.push(name.trim_matches('`'));
+            continue;
+        }
         let ["", name, flag, environment, default, value, ""] = columns[..] else {
             panic!("{row}")
         };
@@ -568,20 +726,22 @@ fn the_document_has_a_row_for_each_key() {
     }
     keys.sort();
     assert_eq!(keys, Key::ALL);
+    assert_eq!(conditions, rules::CONDITIONS);
 }
 
-/// The example in the document is one.
+/// The examples in the document are some.
 #[test]
-fn the_documents_example_is_read() {
+fn the_documents_examples_are_read() {
     let document = include_str!("../../../docs/configuration.md");
-    let (_, example) = document.split_once("```yaml\n").unwrap();
-    let (example, _) = example.split_once("```").unwrap();
-    let config = run(&[], &[], Some(example)).unwrap();
-    assert_eq!(
-        (config.export, config.oap.addresses.len()),
-        (Export::SkyWalking, 2)
-    );
-    assert_eq!(config.propagate, Propagate { sw8: true, w3c: true });
+    let mut examples = document.split("```yaml\n").skip(1).map(|rest| {
+        let (example, _) = rest.split_once("```").unwrap();
+        run(&[], &[], Some(example)).unwrap()
+    });
+    let (rules, whole) = (examples.next().unwrap(), examples.next().unwrap());
+    assert_eq!((rules.select.rules.len(), rules.select.all_go), (4, true));
+    assert_eq!((whole.export, whole.oap.addresses.len()), (Export::SkyWalking, 2));
+    assert_eq!(whole.propagate, Propagate { sw8: true, w3c: true });
+    assert!(examples.next().is_none());
 }
 
 #[test]

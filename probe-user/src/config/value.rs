@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Address, Color, ConfigError, Export, LogLevel, Propagate, Routes, Secret, key::Given};
+use super::{
+    Address, Color, ConfigError, Export, Kubernetes, LogLevel, Propagate, Routes, Secret, key::Given,
+};
 
 pub(super) fn refuse(given: &Given, allowed: impl Into<String>) -> ConfigError {
     ConfigError::Value {
@@ -39,6 +41,11 @@ impl Choice for Color {
 
 impl Choice for Routes {
     const WORDS: &'static [(&'static str, Self)] = &[("pattern", Self::Pattern), ("path", Self::Path)];
+}
+
+impl Choice for Kubernetes {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
 }
 
 impl Choice for LogLevel {

@@ -156,6 +156,12 @@ pub struct GoBinary {
     pclntab: Pclntab,
 }
 
+/// Whether the file is a Go program, whatever its version. What cannot be read is none.
+pub fn is_go(path: &Path) -> bool {
+    let elf = Elf::open(path);
+    elf.is_ok_and(|elf| matches!(Buildinfo::find(&elf), Ok(Some(_))))
+}
+
 // === impl GoBinary ===
 
 impl GoBinary {

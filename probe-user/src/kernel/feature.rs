@@ -249,20 +249,35 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// The first mount of cgroup v2 we see.
+    /// The mount of cgroup v2 that shows all of the machine, else the first we see. In a container that shares the
+    /// host's process ids the first process's mounts are the host's.
     pub fn find() -> Option<Self> {
-        let (path, is_hybrid) = parse_mounts(&fs::read_to_string("/proc/self/mounts").ok()?)?;
-        let is_root = fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == CGROUP_ROOT_INODE);
-        Some(Self {
-            path,
-            is_hybrid,
-            is_root,
-        })
+        let seen_by = |process: &str, root: &str| {
+            let mounts = fs::read_to_string(format!("/proc/{process}/mounts")).unwrap_or_default();
+            let (paths, is_hybrid) = parse_mounts(&mounts);
+            let cgroup = move |path: PathBuf| {
+                let path = PathBuf::from(format!("{root}{}", path.display()));
+                let inode = fs::metadata(&path).ok()?.ino();
+                Some(Self {
+                    path,
+                    is_hybrid,
+                    is_root: inode == CGROUP_ROOT_INODE,
+                })
+            };
+            paths.into_iter().filter_map(cgroup).collect::<Vec<_>>()
+        };
+        let mut found = seen_by("self", "");
+        if !found.iter().any(|cgroup| cgroup.is_root) {
+            found.extend(seen_by("1", "/proc/1/root"));
+        }
+        let whole = found.iter().position(|cgroup| cgroup.is_root);
+        found.into_iter().nth(whole.unwrap_or(0))
     }
 }
 
-fn parse_mounts(mounts: &str) -> Option<(PathBuf, bool)> {
-    let mut path = None;
+/// Where hierarchies of version 2 are mounted, and whether there are some of version 1.
+fn parse_mounts(mounts: &str) -> (Vec<PathBuf>, bool) {
+    let mut paths = Vec::new();
     let mut has_v1 = false;
     for mount in mounts.lines() {
         let mut fields = mount.split(' ').skip(1);
@@ -270,12 +285,12 @@ fn parse_mounts(mounts: &str) -> Option<(PathBuf, bool)> {
             continue;
         };
         match kind {
-            "cgroup2" if path.is_none() => path = Some(PathBuf::from(place)),
+            "cgroup2" => paths.push(PathBuf::from(place)),
             "cgroup" => has_v1 = true,
             _ => {}
         }
     }
-    path.map(|path| (path, has_v1))
+    (paths, has_v1)
 }
 
 /// Whether the kernel describes its own types.
@@ -372,17 +387,20 @@ mod tests {
     #[test]
     fn cgroup_mounts_of_all_kinds() {
         let pure = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n";
-        assert_eq!(parse_mounts(pure), Some((PathBuf::from("/sys/fs/cgroup"), false)));
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(parse_mounts(pure), (paths(&["/sys/fs/cgroup"]), false));
         let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
             cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(parse_mounts(hybrid), (paths(&["/sys/fs/cgroup/unified"]), true));
+        let both = format!("{pure}cgroup2 /host/cgroup cgroup2 rw 0 0\n");
         assert_eq!(
-            parse_mounts(hybrid),
-            Some((PathBuf::from("/sys/fs/cgroup/unified"), true))
+            parse_mounts(&both),
+            (paths(&["/sys/fs/cgroup", "/host/cgroup"]), false)
         );
         assert_eq!(
             parse_mounts("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n"),
-            None
+            (Vec::new(), true)
         );
-        assert_eq!(parse_mounts("\nproc\n"), None);
+        assert_eq!(parse_mounts("\nproc\n"), (Vec::new(), false));
     }
 }

@@ -1,5 +1,6 @@
 //! Instances of services: what they are, and that they live.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,7 @@ const BEATS_PER_PROPERTIES: u32 = 10;
 
 /// What an instance tells about itself. A key may stand more than once (`ipv4`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Properties(Vec<(&'static str, String)>);
+pub struct Properties(Vec<(Cow<'static, str>, String)>);
 
 impl Properties {
     /// Of the process `pid`, as far as `/proc` tells. `language` is one of OAP's names, such as `go`.
@@ -59,8 +60,8 @@ impl Properties {
     }
 
     /// Adds one more.
-    pub fn push(&mut self, key: &'static str, value: String) {
-        self.0.push((key, value));
+    pub fn push(&mut self, key: impl Into<Cow<'static, str>>, value: String) {
+        self.0.push((key.into(), value));
     }
 }
 
@@ -281,8 +282,8 @@ impl Heartbeat {
         };
         match say {
             Say::Properties(Properties(properties)) => {
-                let pair = |(key, value): (&str, String)| KeyStringValuePair {
-                    key: key.to_owned(),
+                let pair = |(key, value): (Cow<'static, str>, String)| KeyStringValuePair {
+                    key: key.into_owned(),
                     value,
                 };
                 let properties = properties.into_iter().map(pair).collect();

@@ -1,0 +1,110 @@
+//! What changes while the probe runs: pods, and the configuration. Processes are judged anew then.
+
+use std::{mem, sync::Arc};
+
+use tracing::{info, warn};
+
+use super::Targets;
+use crate::{
+    config::Select,
+    discover::{
+        pod::Knowledge,
+        select::{Meant, Selection},
+    },
+    naming::{self, Known},
+};
+
+impl Targets {
+    /// Whether a process that starts later can be meant.
+    pub(super) fn is_open(&self) -> bool {
+        let asks_pods = self.surroundings.pods().knowledge() != Knowledge::Off;
+        self.selection.is_open(asks_pods)
+    }
+
+    pub(super) fn look_at_late_ones(&mut self) {
+        for pid in mem::take(&mut self.later) {
+            self.log_look(pid);
+        }
+    }
+
+    /// What was said of processes may be wrong by now, and their names too.
+    pub(super) fn on_pods(&mut self) {
+        self.surroundings.begin_look();
+        self.reselect(|meant| matches!(meant, Meant::No | Meant::Excluded));
+        self.rename();
+        self.look_at_late_ones();
+        // The others are looked at when they all are: a pod changes several times while it starts.
+        self.is_changed = true;
+    }
+
+    /// Lets go what is meant no more.
+    pub(super) fn reselect(&mut self, goes: impl Fn(Meant) -> bool) {
+        let gone: Vec<u32> = self
+            .targets
+            .values()
+            .filter(|target| goes(self.selection.judge(&target.process, &mut self.surroundings)))
+            .map(|target| target.process.pid)
+            .collect();
+        for pid in gone {
+            self.let_go(pid);
+        }
+    }
+
+    /// Traces those under their pods' names that were traced before their pods were known.
+    pub(super) fn rename(&mut self) {
+        let misnamed: Vec<u32> = self
+            .targets
+            .values()
+            .filter(|target| target.pod.is_none())
+            .filter(|target| {
+                let pod = self.surroundings.pods().of(&target.place);
+                let known = Known {
+                    process: &target.process,
+                    place: &target.place,
+                    pod: pod.as_deref(),
+                };
+                pod.is_some() && naming::name_target(known, &self.config) != *target.identity
+            })
+            .map(|target| target.process.pid)
+            .collect();
+        for pid in misnamed {
+            self.let_go(pid);
+            self.later.insert(pid);
+        }
+    }
+
+    /// Takes over what the configuration says now of selection and names. Who stays selected is not touched.
+    pub(super) fn reload(&mut self) {
+        let now = match self.reload.read(&self.config) {
+            Ok(Some(config)) => config,
+            Ok(None) => return,
+            Err(error) => {
+                warn!(%error, "Configuration not taken over: what held before holds on");
+                return;
+            }
+        };
+        match Selection::new(&Select {
+            pids: Vec::new(),
+            ..now.select.clone()
+        }) {
+            Ok(selection) => {
+                let old = mem::replace(&mut self.selection, selection);
+                self.selection.keep_processes(old);
+            }
+            Err(error) => {
+                let error = crate::chain(&error);
+                warn!(error, "Configuration not taken over: what held before holds on");
+                return;
+            }
+        }
+        self.config = Arc::new(now);
+        self.refused.clear();
+        self.surroundings.begin_look();
+        self.reselect(|meant| matches!(meant, Meant::No | Meant::Excluded));
+        self.is_changed = true;
+        info!(
+            targets = self.targets.len(),
+            "Configuration taken over; who is meant now is looked for"
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! Pods of this node, as Kubernetes knows them. Who watches its API keeps them here; who looks at processes asks.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use super::container::Place;
+
+/// A pod, as far as names and rules want to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    pub uid: String,
+    pub name: String,
+    pub namespace: String,
+    pub node: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// What it belongs to; nothing for a pod that somebody made by hand.
+    pub workload: Option<Workload>,
+    pub containers: Vec<Container>,
+}
+
+/// What runs pods: a Deployment, a StatefulSet, a DaemonSet, a CronJob, or something of somebody's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub kind: String,
+    pub name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub name: String,
+    pub image: String,
+    /// Known once it runs.
+    pub id: Option<String>,
+}
+
+impl Pod {
+    /// The container with this id.
+    pub fn container(&self, id: &str) -> Option<&Container> {
+        self.containers
+            .iter()
+            .find(|container| container.id.as_deref() == Some(id))
+    }
+
+    /// The only container there is, or the one with this id.
+    pub fn container_of(&self, place: &Place) -> Option<&Container> {
+        match &self.containers[..] {
+            [only] => Some(only),
+            _ => self.container(place.container.as_deref()?),
+        }
+    }
+}
+
+/// How much is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Nobody watches: there is no Kubernetes, or it is not asked.
+    #[default]
+    Off,
+    /// Its API has not answered yet, or does not any more: what is known may be old.
+    Behind,
+    /// Each pod is known a moment after it was bound to the node, which is before it starts.
+    Current,
+}
+
+/// The pods of this node, shared by who watches and who asks.
+#[derive(Clone, Debug, Default)]
+pub struct Pods(Arc<RwLock<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    knowledge: Knowledge,
+    by_uid: HashMap<String, Arc<Pod>>,
+}
+
+impl Pods {
+    /// The pod that a process runs in. A static pod's group has another uid than its image at the API, so the
+    /// container's id counts as well.
+    pub fn of(&self, place: &Place) -> Option<Arc<Pod>> {
+        let inner = self.read();
+        let by_uid = place.pod_uid.as_ref().and_then(|uid| inner.by_uid.get(uid));
+        let by_container = || {
+            let id = place.container.as_ref()?;
+            inner.by_uid.values().find(|pod| pod.container(id).is_some())
+        };
+        by_uid.or_else(by_container).cloned()
+    }
+
+    pub fn knowledge(&self) -> Knowledge {
+        self.read().knowledge
+    }
+
+    pub fn set_knowledge(&self, knowledge: Knowledge) {
+        self.write().knowledge = knowledge;
+    }
+
+    /// Whether anything that names or rules could be made of has changed.
+    pub fn put(&self, pod: Pod) -> bool {
+        let mut inner = self.write();
+        let known = inner.by_uid.get(&pod.uid);
+        if known.is_some_and(|known| **known == pod) {
+            return false;
+        }
+        inner.by_uid.insert(pod.uid.clone(), Arc::new(pod));
+        true
+    }
+
+    pub fn remove(&self, uid: &str) {
+        self.write().by_uid.remove(uid);
+    }
+
+    /// Leaves only those that the API lists.
+    pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        self.write().by_uid.retain(|uid, _| is_there(uid));
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

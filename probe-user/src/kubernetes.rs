@@ -1,0 +1,219 @@
+//! Kubernetes' API: watches the pods of this node, and asks whom they belong to.
+
+mod owner;
+
+use std::{collections::HashSet, path::PathBuf, pin::pin};
+
+use kube::{
+    Api, Client,
+    api::{ApiResource, Object},
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event},
+    },
+};
+use serde::Deserialize;
+use tokio_stream::StreamExt as _;
+use tracing::{info, warn};
+
+use self::owner::Owners;
+use crate::{
+    config::{self, Config},
+    discover::pod::{Container, Knowledge, Pod, Pods},
+    telemetry::Repeats,
+};
+
+/// Where the kubelet puts what a pod needs to talk to the API.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// The uid by which the kubelet calls a pod that it read from a file, which is the one that its groups have.
+const STATIC_UID: &str = "kubernetes.io/config.hash";
+/// Annotations that only Kubernetes' own programs read, and that may be as large as the pod itself.
+const OMITTED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Why the API cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    #[error(
+        "Kubernetes is to be asked, but this is no pod with an account there: name a kubeconfig with --kubeconfig, or \
+         leave out --kubernetes"
+    )]
+    Outside(#[source] kube::config::InClusterError),
+    #[error("read the kubeconfig {}", path.display())]
+    Kubeconfig {
+        path: PathBuf,
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    #[error("make a client for Kubernetes' API")]
+    Client(#[source] kube::Error),
+}
+
+/// What is read of a pod. The rest is thrown away as it comes.
+type PodObject = Object<PodSpec, PodStatus>;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    node_name: Option<String>,
+    #[serde(default)]
+    containers: Vec<ContainerSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct ContainerSpec {
+    name: String,
+    #[serde(default)]
+    image: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodStatus {
+    #[serde(default)]
+    container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus {
+    name: String,
+    /// `containerd://ID`
+    #[serde(rename = "containerID")]
+    container_id: Option<String>,
+}
+
+/// The API, ready to be watched.
+pub struct Kubernetes {
+    client: Client,
+    node: String,
+    pods: Pods,
+}
+
+impl Kubernetes {
+    /// Nothing if Kubernetes is not to be asked. `host` is this machine's name.
+    pub async fn new(config: &Config, host: &str, pods: &Pods) -> Result<Option<Self>, KubernetesError> {
+        let asked = &config.pods;
+        let client_config = match (&asked.kubeconfig, asked.kubernetes) {
+            (_, config::Kubernetes::Off) => return Ok(None),
+            (Some(path), config::Kubernetes::Auto | config::Kubernetes::On) => {
+                let failed = |source| KubernetesError::Kubeconfig {
+                    path: path.clone(),
+                    source,
+                };
+                let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+                kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                    .await
+                    .map_err(failed)?
+            }
+            (None, config::Kubernetes::Auto) if !std::path::Path::new(ACCOUNT).exists() => return Ok(None),
+            (None, config::Kubernetes::Auto | config::Kubernetes::On) => {
+                kube::Config::incluster().map_err(KubernetesError::Outside)?
+            }
+        };
+        let client = Client::try_from(client_config).map_err(KubernetesError::Client)?;
+        // Who asks from here on is told that there is more to come.
+        pods.set_knowledge(Knowledge::Behind);
+        Ok(Some(Self {
+            client,
+            node: asked.node.clone().unwrap_or_else(|| host.to_owned()),
+            pods: pods.clone(),
+        }))
+    }
+
+    /// Keeps the pods as the API has them, and calls `changed` whenever processes may be named or selected otherwise.
+    /// Never ends; an API that does not answer is asked again, at longer and longer intervals.
+    pub async fn watch(self, changed: impl Fn()) {
+        let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+        let api: Api<PodObject> = Api::all_with(self.client.clone(), &resource);
+        let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
+        let mut owners = Owners::new(self.client);
+        let mut events = pin!(watcher::watcher(api, of_node).default_backoff());
+        let mut listed = HashSet::new();
+        let mut repeats = Repeats::default();
+        while let Some(event) = events.next().await {
+            let is_news = match event {
+                Ok(Event::Init) => {
+                    listed.clear();
+                    false
+                }
+                Ok(Event::InitApply(object)) => {
+                    let pod = pod(object, &mut owners).await;
+                    listed.insert(pod.uid.clone());
+                    self.pods.put(pod);
+                    false
+                }
+                Ok(Event::InitDone) => {
+                    self.pods.retain(|uid| listed.contains(uid));
+                    self.pods.set_knowledge(Knowledge::Current);
+                    info!(
+                        node = self.node,
+                        pods = listed.len(),
+                        "Pods are known from Kubernetes"
+                    );
+                    if listed.is_empty() {
+                        warn!(
+                            node = self.node,
+                            "Kubernetes knows no pod on this node: if there are some, give the node's name with --node"
+                        );
+                    }
+                    true
+                }
+                Ok(Event::Apply(object)) => self.pods.put(pod(object, &mut owners).await),
+                Ok(Event::Delete(object)) => {
+                    self.pods.remove(&uid(&object));
+                    false
+                }
+                Err(error) => {
+                    self.pods.set_knowledge(Knowledge::Behind);
+                    if let Some(count) = repeats.admit((), tokio::time::Instant::now()) {
+                        let error = crate::chain(&error);
+                        warn!(%error, count, "Kubernetes' API does not tell of pods: new ones are named by their processes");
+                    }
+                    false
+                }
+            };
+            if is_news {
+                changed();
+            }
+        }
+    }
+}
+
+fn uid(object: &PodObject) -> String {
+    let annotations = object.metadata.annotations.as_ref();
+    let of_file = annotations.and_then(|annotations| annotations.get(STATIC_UID));
+    of_file
+        .or(object.metadata.uid.as_ref())
+        .cloned()
+        .unwrap_or_default()
+}
+
+async fn pod(object: PodObject, owners: &mut Owners) -> Pod {
+    let uid = uid(&object);
+    let metadata = object.metadata;
+    let statuses = object.status.unwrap_or_default().container_statuses;
+    let id_of = |name: &str| {
+        let status = statuses.iter().find(|status| status.name == name)?;
+        let (_runtime, id) = status.container_id.as_deref()?.split_once("://")?;
+        Some(id.to_owned())
+    };
+    let containers = object.spec.containers.into_iter().map(|container| Container {
+        id: id_of(&container.name),
+        name: container.name,
+        image: container.image,
+    });
+    let containers = containers.collect();
+    let mut annotations = metadata.annotations.clone().unwrap_or_default();
+    annotations.remove(OMITTED);
+    Pod {
+        uid,
+        workload: owners.workload(&metadata).await,
+        name: metadata.name.unwrap_or_default(),
+        namespace: metadata.namespace.unwrap_or_default(),
+        node: object.spec.node_name.unwrap_or_default(),
+        labels: metadata.labels.unwrap_or_default(),
+        annotations,
+        containers,
+    }
+}
