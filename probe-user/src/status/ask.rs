@@ -76,20 +76,28 @@ pub fn show(socket: &Path, json: bool, watch: bool, out: &mut dyn Write) -> Resu
 
 /// Writes over what stands there, from the upper left corner on, and clears the rest: without blinking.
 fn redraw(text: &str, out: &mut dyn Write) -> io::Result<()> {
-    let size = rustix::termios::tcgetwinsize(io::stdout());
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    // A terminal that nobody has told its size says 0.
+    let size = size.filter(|size| size.ws_row > 0 && size.ws_col > 0);
     let (rows, columns) = size.map_or((24, 80), |size| (size.ws_row, size.ws_col));
+    out.write_all(page(text, rows.into(), columns.into()).as_bytes())
+}
+
+/// As much of the text as the terminal holds. Longer lines are cut, since they would push the others out.
+fn page(text: &str, rows: usize, columns: usize) -> String {
     let mut page = String::from("\x1b[H");
     let lines: Vec<&str> = text.lines().collect();
-    let shown = usize::from(rows.max(2)) - 1;
+    // The last row is for how many more there are.
+    let shown = lines.len().min(rows.saturating_sub(1));
     for line in lines.iter().take(shown) {
-        page.extend(line.chars().take(usize::from(columns)));
-        page.push_str("\x1b[K\r\n");
+        page.extend(line.chars().take(columns));
+        page.push_str("\x1b[K\n");
     }
     page.push_str("\x1b[J");
-    if let Some(hidden) = lines.len().checked_sub(shown).filter(|hidden| *hidden > 0) {
-        page.push_str(&format!("({hidden} more lines)"));
+    if shown < lines.len() {
+        page.push_str(&format!("({} more lines)", lines.len() - shown));
     }
-    out.write_all(page.as_bytes())
+    page
 }
 
 /// What every version says of itself.
@@ -161,6 +169,15 @@ mod tests {
         assert_eq!(answer("HTTP/1.1 400 Bad Request"), None);
         assert_eq!(answer("{}"), None);
         assert_eq!(answer(""), None);
+    }
+
+    #[test]
+    fn a_page_is_no_larger_than_its_terminal() {
+        assert_eq!(page("one\ntwo\n", 3, 80), "\x1b[Hone\x1b[K\ntwo\x1b[K\n\x1b[J");
+        assert_eq!(
+            page("one\ntwo\nthree\n", 3, 2),
+            "\x1b[Hon\x1b[K\ntw\x1b[K\n\x1b[J(1 more lines)"
+        );
     }
 
     #[test]
