@@ -122,6 +122,15 @@ pub struct Target {
     /// Of the language.
     pub version: String,
     pub traced_s: u64,
+    /// The service of systemd, where it is one.
+    pub unit: Option<String>,
+    /// The container it runs in, and what Kubernetes says of that.
+    pub container_id: Option<String>,
+    pub namespace: Option<String>,
+    pub pod: Option<String>,
+    pub container: Option<String>,
+    /// `Kind/name` of what the pod belongs to.
+    pub workload: Option<String>,
     /// What of its libraries is traced.
     pub parts: Vec<String>,
     pub hooks: usize,

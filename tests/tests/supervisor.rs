@@ -5,7 +5,7 @@
     reason = "a test panics where it fails and prints its report; clippy knows only test functions"
 )]
 
-use std::{os::unix::net::UnixDatagram, process::Command, time::Duration};
+use std::{fs, os::unix::net::UnixDatagram, process::Command, time::Duration};
 
 use tempfile::TempDir;
 use tests::{
@@ -29,8 +29,10 @@ impl Supervisor {
     }
 
     fn start(&self, watchdog: Option<Duration>) -> Probe {
+        let config = self.folder.path().join("skyprobe.yaml");
+        fs::write(&config, "exe: /nowhere/*\nstatus_socket: off\n").unwrap();
         let mut command = Command::new(probe::binary().unwrap());
-        command.args(["run", "--exe=/nowhere/*"]);
+        command.args(["run", "--config"]).arg(config);
         command.env("NOTIFY_SOCKET", self.folder.path().join("notify"));
         match watchdog {
             Some(longest) => command.env("WATCHDOG_USEC", longest.as_micros().to_string()),
@@ -76,6 +78,11 @@ fn it_says_when_it_is_ready_and_when_it_stops() {
         line.contains("skyprobe starts") && line.contains("version=") && line.contains("build="),
         "{words}"
     );
+    probe.signal(libc::SIGHUP);
+    let reloading = supervisor.hear();
+    assert_eq!(reloading[0], "RELOADING=1");
+    assert!(reloading[1].starts_with("MONOTONIC_USEC="), "{reloading:?}");
+    assert_eq!(supervisor.hear(), ["READY=1"]);
     let ended = probe.stop().unwrap();
     assert!(ended.status.success());
     // Nobody has set a watchdog, so nothing else came.

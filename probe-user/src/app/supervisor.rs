@@ -17,6 +17,20 @@ pub(super) fn ready(ready: &Ready) {
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
+/// The configuration file is read anew. What traces goes on meanwhile.
+pub(super) fn reloading() {
+    // systemd wants to know since when, to tell an answer from an older one.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => debug!(%error, "systemd is not told of a reload"),
+    }
+}
+
+/// It has been read, or was found wanting, which the log says.
+pub(super) fn reloaded() {
+    tell(&[NotifyState::Ready]);
+}
+
 /// Nothing new is traced any more.
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("Taking the hooks out")]);

@@ -153,6 +153,7 @@ fn processes(tracing: &Tracing) -> String {
             service.clone(),
             instance.clone(),
             version.clone(),
+            place(target),
             duration(*traced_s),
             if missing.is_empty() {
                 hooks.to_string()
@@ -167,7 +168,7 @@ fn processes(tracing: &Tracing) -> String {
         text.push_str("No process is traced.\n");
     } else {
         let head = [
-            "PID", "SERVICE", "INSTANCE", "GO", "TRACED", "HOOKS", "PARTS", "PROGRAM",
+            "PID", "SERVICE", "INSTANCE", "GO", "WHERE", "TRACED", "HOOKS", "PARTS", "PROGRAM",
         ];
         let rows: Vec<_> = tracing.targets.iter().map(row).collect();
         text.push_str(&table(head, &rows));
@@ -204,6 +205,21 @@ fn processes(tracing: &Tracing) -> String {
         text.push_str(&table(["PID", "NOT TRACED", "WHY"], &rows));
     }
     text
+}
+
+/// What it runs in, as its operator knows it.
+fn place(target: &Target) -> String {
+    match (&target.namespace, &target.pod, &target.container_id, &target.unit) {
+        (Some(namespace), Some(pod), _, _) => {
+            let container = target.container.as_ref();
+            let container = container.map_or_else(String::new, |container| format!("/{container}"));
+            format!("{namespace}/{pod}{container}")
+        }
+        // As `docker ps` and `crictl ps` have it.
+        (_, _, Some(id), _) => format!("container {}", id.chars().take(12).collect::<String>()),
+        (_, _, None, Some(unit)) => unit.clone(),
+        (_, _, None, None) => "-".to_owned(),
+    }
 }
 
 /// Columns as wide as what stands in them; the last is not cut.
@@ -313,6 +329,12 @@ mod tests {
                     language: "go".into(),
                     version: "1.24.3".into(),
                     traced_s: 61,
+                    unit: None,
+                    container_id: Some("0123456789abcdef".into()),
+                    namespace: Some("shop".into()),
+                    pod: Some("gateway-6d4c".into()),
+                    container: Some("main".into()),
+                    workload: Some("Deployment/gateway".into()),
                     parts: vec!["HTTP server".into()],
                     hooks: 40,
                     missing: vec![Missing {
@@ -352,8 +374,8 @@ mod tests {
                  lost      3 queue_full (user)\n\
                  headers   sw8; 14 connections get them\n\
                  \n\
-                 PID  SERVICE  INSTANCE      GO      TRACED     HOOKS          PARTS        PROGRAM\n\
-                 12   gateway  gateway-6d4c  1.24.3  1 min 1 s  40, 1 missing  HTTP server  {exe}\n\
+                 PID  SERVICE  INSTANCE      GO      WHERE                   TRACED     HOOKS          PARTS        PROGRAM\n\
+                 12   gateway  gateway-6d4c  1.24.3  shop/gateway-6d4c/main  1 min 1 s  40, 1 missing  HTTP server  {exe}\n\
                  12 lacks p at net/http.f: not in the binary -> the HTTP client is not traced\n\
                  12 has 1 connections that get no header: another program has them\n\
                  \n\
@@ -387,6 +409,21 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn where_it_runs() {
+        let mut target = Target::default();
+        assert_eq!(place(&target), "-");
+        target.unit = Some("gateway.service".into());
+        assert_eq!(place(&target), "gateway.service");
+        target.container_id = Some("0123456789abcdef".into());
+        assert_eq!(place(&target), "container 0123456789ab");
+        target.namespace = Some("shop".into());
+        target.pod = Some("gateway-6d4c".into());
+        assert_eq!(place(&target), "shop/gateway-6d4c");
+        target.container = Some("main".into());
+        assert_eq!(place(&target), "shop/gateway-6d4c/main");
     }
 
     #[test]

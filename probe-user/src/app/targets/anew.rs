@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::Targets;
 use crate::{
+    app::supervisor,
     config::Select,
     discover::{
         pod::Knowledge,
@@ -73,8 +74,15 @@ impl Targets {
         }
     }
 
-    /// Takes over what the configuration says now of selection and names. Who stays selected is not touched.
+    /// Reads the configuration file anew, however that ends.
     pub(super) fn reload(&mut self) {
+        supervisor::reloading();
+        self.take_over();
+        supervisor::reloaded();
+    }
+
+    /// Takes over what the configuration says now of selection and names. Who stays selected is not touched.
+    fn take_over(&mut self) {
         let now = match self.reload.read(&self.config) {
             Ok(Some(config)) => config,
             Ok(None) => return,

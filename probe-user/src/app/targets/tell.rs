@@ -44,11 +44,12 @@ impl Targets {
 fn told(target: &Target, now_ns: u64) -> status::Target {
     let Target {
         process,
+        place,
+        pod,
         identity,
         binary,
         since_ns,
         enrolled,
-        ..
     } = target;
     status::Target {
         pid: process.pid,
@@ -57,6 +58,17 @@ fn told(target: &Target, now_ns: u64) -> status::Target {
         instance: identity.instance.clone(),
         language: "go".to_owned(),
         version: binary.go_version().to_owned(),
+        unit: place.unit.clone(),
+        container_id: place.container.clone(),
+        namespace: pod.as_ref().map(|pod| pod.namespace.clone()),
+        pod: pod.as_ref().map(|pod| pod.name.clone()),
+        container: pod
+            .as_ref()
+            .and_then(|pod| Some(pod.container_of(place)?.name.clone())),
+        workload: pod.as_ref().and_then(|pod| {
+            let workload = pod.workload.as_ref()?;
+            Some(format!("{}/{}", workload.kind, workload.name))
+        }),
         traced_s: Duration::from_nanos(now_ns.saturating_sub(*since_ns)).as_secs(),
         parts: Part::ALL
             .into_iter()
