@@ -6,6 +6,8 @@
 
 mod environment;
 mod error;
+#[cfg(test)]
+mod example;
 mod file;
 mod flags;
 mod key;

@@ -61,6 +61,16 @@ pub fn for_everybody() -> Result<(TempDir, PathBuf)> {
     Ok((folder, path))
 }
 
+/// What `skyprobe status` says of the probe at this socket.
+pub fn status(socket: &Path) -> Result<serde_json::Value> {
+    let mut command = Command::new(binary()?);
+    command.args(["status", "--json", "--socket"]).arg(socket);
+    let output = command.stdin(Stdio::null()).output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{complaint}");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
 #[derive(Default)]
 struct Heard {
     segments: Vec<Segment>,

@@ -14,7 +14,7 @@ use tests::{
     kubernetes::{Cluster, Pod},
     needs_kubernetes, needs_probe,
     network::{Host, Networks},
-    probe::Probe,
+    probe::{self, Probe},
     scene::{self, Scene, all_is_told, truth_program},
     target::Service,
 };
@@ -181,7 +181,13 @@ fn pods_are_called_what_they_are_called_in_the_cluster() {
             Ok(shop.serve(&front.container, &arguments))
         })
         .unwrap();
-    let probe = shop.administrators_probe(&["--property-labels", "tier"]);
+    let socket = shop.folder.path().join("probe.sock");
+    let probe = shop.administrators_probe(&[
+        "--property-labels",
+        "tier",
+        "--status-socket",
+        socket.to_str().unwrap(),
+    ]);
     let scene = Scene {
         front: front_service,
         back: back_service,
@@ -194,6 +200,28 @@ fn pods_are_called_what_they_are_called_in_the_cluster() {
             scene.records()
         })
         .unwrap();
+    let told = probe::status(&socket).unwrap();
+    let targets = told
+        .pointer("/tracing/targets")
+        .and_then(Value::as_array)
+        .unwrap();
+    let mut places: Vec<_> = targets
+        .iter()
+        .map(|target| ["namespace", "pod", "workload"].map(|key| target.get(key).and_then(Value::as_str)))
+        .collect();
+    places.sort_unstable();
+    assert_eq!(
+        places,
+        [
+            [
+                Some("shop"),
+                Some("gateway-6d5f8-x7k2q"),
+                Some("Deployment/gateway")
+            ],
+            [Some("shop"), Some("orders-0"), Some("StatefulSet/orders")],
+        ],
+        "{told:#}"
+    );
     let ended = scene::stop_with(probe, records.len()).unwrap();
     // Journals are by what the programs call themselves, which is the same word for both: by ports they are told apart.
     let mut named: Vec<_> = ended

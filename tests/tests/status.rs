@@ -42,7 +42,7 @@ fn said(command: Command) -> String {
 }
 
 fn status(socket: &Path) -> Value {
-    serde_json::from_str(&said(asking(socket, &["--json"]))).unwrap()
+    probe::status(socket).unwrap()
 }
 
 /// What a failed call says.

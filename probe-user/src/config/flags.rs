@@ -29,7 +29,7 @@ pub(super) enum Parsed {
     disable_help_subcommand = true,
     max_term_width = 100
 )]
-struct CommandLine {
+pub(super) struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
