@@ -95,7 +95,7 @@ fn page(text: &str, rows: usize, columns: usize) -> String {
     }
     page.push_str("\x1b[J");
     if shown < lines.len() {
-        page.push_str(&format!("({} more lines)", lines.len() - shown));
+        page.push_str(&format!("(lines below: {})", lines.len() - shown));
     }
     page
 }
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(page("one\ntwo\n", 3, 80), "\x1b[Hone\x1b[K\ntwo\x1b[K\n\x1b[J");
         assert_eq!(
             page("one\ntwo\nthree\n", 3, 2),
-            "\x1b[Hon\x1b[K\ntw\x1b[K\n\x1b[J(1 more lines)"
+            "\x1b[Hon\x1b[K\ntw\x1b[K\n\x1b[J(lines below: 1)"
         );
     }
 

@@ -129,7 +129,7 @@ fn spans(status: &Status, before: Option<&Status>) -> String {
 
 fn headers(tracing: &Tracing) -> String {
     format!(
-        "{}; {} connections get them",
+        "{}; connections that get them: {}",
         tracing.propagation, tracing.connections
     )
 }
@@ -184,7 +184,7 @@ fn processes(tracing: &Tracing) -> String {
         if let Some(count) = target.not_enrolled.filter(|count| *count > 0) {
             let _infallible = writeln!(
                 text,
-                "{} has {count} connections that get no header: another program has them",
+                "{} has connections that get no header, since another program has them: {count}",
                 target.pid
             );
         }
@@ -372,12 +372,12 @@ mod tests {
                  ago: oap-1:11800: connection refused\n\
                  spans     1000 made, 990 exported, 3 lost, 7 on their way\n\
                  lost      3 queue_full (user)\n\
-                 headers   sw8; 14 connections get them\n\
+                 headers   sw8; connections that get them: 14\n\
                  \n\
                  PID  SERVICE  INSTANCE      GO      WHERE                   TRACED     HOOKS          PARTS        PROGRAM\n\
                  12   gateway  gateway-6d4c  1.24.3  shop/gateway-6d4c/main  1 min 1 s  40, 1 missing  HTTP server  {exe}\n\
                  12 lacks p at net/http.f: not in the binary -> the HTTP client is not traced\n\
-                 12 has 1 connections that get no header: another program has them\n\
+                 12 has connections that get no header, since another program has them: 1\n\
                  \n\
                  PID  NOT TRACED  WHY\n\
                  13   /bin/sh     it is not a Go program\n"
