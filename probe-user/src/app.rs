@@ -37,14 +37,14 @@ use tracing::{info, warn};
 use self::{
     reader::Reader,
     report::Reporter,
-    targets::{Attached, Notice, Ready, Targets, TargetsError},
+    targets::{Ahead, Attached, Notice, Ready, Targets, TargetsError},
 };
 use crate::{
     clock,
     config::{Config, LogLevel},
     discover::{
         pod::Pods,
-        select::{SelectError, Selection, Surroundings},
+        select::{SelectError, Selection},
     },
     export::{self, skywalking::SettingsError},
     http,
@@ -118,16 +118,15 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         Some(kubernetes) => Some(watch_pods(kubernetes, notices.clone()).await),
         None => None,
     };
-    let mut surroundings = Surroundings::new(pods);
     let talkative = matches!(config.log, LogLevel::Debug | LogLevel::Trace);
     // Programs are read while the kernel makes the maps, and takes what every target will want.
-    let (loaded, binaries) = thread::scope(|scope| {
-        let binaries = scope.spawn(|| targets::read_ahead(&selection, &mut surroundings, &config));
+    let (loaded, ahead) = thread::scope(|scope| {
+        let ahead = scope.spawn(|| Ahead::read(selection, pods, &config));
         let loaded = Kernel::load(talkative, !config.propagate.is_off());
-        (loaded, binaries.join())
+        (loaded, ahead.join())
     });
     let (kernel, ring) = loaded?;
-    let binaries = binaries.or(Err(AppError::Ended("targets")))?;
+    let ahead = ahead.or(Err(AppError::Ended("targets")))?;
     let tracer = Arc::new(Mutex::new(Tracer::new(exporter::tracer_settings(&config))));
 
     let reporter = Arc::new(Reporter::new(
@@ -141,9 +140,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let (ended, has_ended) = oneshot::channel();
     let targets = Targets::new(
         kernel,
-        selection,
-        surroundings,
-        binaries,
+        ahead,
         config,
         Arc::clone(&tracer),
         registry,

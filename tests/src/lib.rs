@@ -14,6 +14,7 @@ pub mod line;
 pub mod network;
 pub mod oap;
 pub mod page;
+pub mod pods;
 pub mod probe;
 pub mod rpc;
 pub mod scene;

@@ -116,7 +116,7 @@ fn options_and_commands_that_do_not_exist() {
 fn nothing_selected() {
     assert_eq!(
         wrong_call(&["run", "--oap", "127.0.0.1:11800"]),
-        "nothing is selected: say what to trace with --pid, --exe, --port or --all-go"
+        "nothing is selected: say what to trace with --pid, --exe, --port, --all-go or a rule that includes"
     );
 }
 
@@ -139,7 +139,7 @@ fn values_that_are_not_allowed() {
     );
     assert_eq!(
         with_file("export: xml"),
-        "\"xml\" in export in FILE is not one of: text | json | skywalking"
+        "\"xml\" in export in FILE:1 is not one of: text | json | skywalking"
     );
 }
 
@@ -147,13 +147,13 @@ fn values_that_are_not_allowed() {
 fn configuration_files_that_cannot_be_used() {
     assert_eq!(
         with_file("exprot: json"),
-        "unknown key \"exprot\" in FILE: did you mean \"export\"?"
+        "unknown key \"exprot\" in FILE:1: did you mean \"export\"?"
     );
     assert_eq!(
         with_file("nothing of the kind"),
-        "FILE is not a configuration file: it must hold lines of the form `key: value`"
+        "FILE:1 is not a configuration file: it must hold lines of the form `key: value`"
     );
-    assert!(with_file("port: [80").starts_with("FILE is not a configuration file: "));
+    assert!(with_file("port: ]").starts_with("FILE:1 is not YAML that is read here: "));
     let sentence = wrong_call(&["run", "--all-go", "--config", "/nonexistent/skyprobe.yaml"]);
     assert!(
         sentence.starts_with("cannot read the configuration file /nonexistent/skyprobe.yaml: No such file"),

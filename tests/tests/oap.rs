@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use proto::v3::{
     KeyStringValuePair, RefType, SegmentObject, SegmentReference, SpanLayer, SpanObject, SpanType,
     trace_segment_report_service_client::TraceSegmentReportServiceClient,
@@ -15,8 +15,11 @@ use proto::v3::{
 use tests::{
     client,
     graphql::{GraphQl, Span},
-    needs_probe, needs_rpc,
-    oap::{attach_to, both_sides, eventually},
+    kubernetes::Cluster,
+    needs_kubernetes, needs_probe, needs_rpc,
+    network::Host,
+    oap::{attach, attach_to, both_sides, eventually},
+    pods::{self, NODE},
     rpc::{self, Row},
     scene::{Scene, truth_program},
     scrape::Scrape,
@@ -99,6 +102,53 @@ fn assert_hand_made(oap: &Oap) {
 fn the_demo_is_drawn_and_its_traces_are_joined() {
     needs_probe!();
     assert_demo(&oap());
+}
+
+/// Two pods with a container's isolation, the probe outside: what a cluster's user sees.
+#[test]
+fn pods_are_drawn_under_the_names_they_have_in_the_cluster() {
+    needs_probe!();
+    needs_kubernetes!();
+    let cluster = Cluster::start().expect("an API server starts");
+    let shop = pods::Shop::open(&cluster, "shop").expect("a namespace");
+    let pair = shop.pair().expect("two pods");
+    let oap = oap();
+    let graphql = GraphQl::new(oap.http);
+    let follow = shop.follow(&cluster.kubeconfig()).expect("flags");
+    let mut flags: Vec<&str> = follow.iter().map(String::as_str).collect();
+    flags.extend(["--property-labels", "tier"]);
+    let _probe = attach(&oap, &flags).expect("the probe attaches");
+    let (caller, callee) = ("gateway|shop|", "orders|shop|");
+    eventually("the pods", || {
+        pair.networks.within(Host::Client, || {
+            for id in 1..=5 {
+                ensure!(pair.scene.ask("sync", id)?.status == 200);
+            }
+            Ok(())
+        })?;
+        let lines = graphql.topology()?;
+        ensure!(lines.sides(caller, callee) == both_sides(), "{lines:?}");
+        let instances = graphql.instances(&graphql.service_id(caller)?)?;
+        let [instance] = &instances[..] else {
+            bail!("{instances:?}")
+        };
+        ensure!(instance.name == "gateway-6d5f8-x7k2q", "{instance:?}");
+        for (key, value) in [
+            ("namespace", "shop"),
+            ("pod", "gateway-6d5f8-x7k2q"),
+            ("node", NODE),
+            ("container", "app"),
+            ("image", "shop:1"),
+            ("label:tier", "web"),
+        ] {
+            let told = instance
+                .attributes
+                .iter()
+                .any(|it| it.name == key && it.value == value);
+            ensure!(told, "{key} is not {value}: {instance:?}");
+        }
+        Ok(())
+    });
 }
 
 /// The same once with the newest OAP that keeps its data in memory.
@@ -354,11 +404,12 @@ fn assert_demo(oap: &Oap) {
                 "{inner} was called by a user: {all:?}"
             );
         }
-        // All addresses have become services.
+        // All addresses have become services, as far as these ask them: others share this OAP.
+        let ours = ["gateway", "user-service", "order-service"];
+        let mut asked = all.iter().filter(|(caller, _)| ours.contains(&caller.as_str()));
         ensure!(
-            !lines.nodes.iter().any(|node| node.name.starts_with("127.0.0.1:")),
-            "{:?}",
-            lines.nodes
+            !asked.any(|(_, callee)| callee.starts_with("127.0.0.1:")),
+            "{all:?}"
         );
         Ok(())
     });

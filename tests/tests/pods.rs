@@ -5,155 +5,20 @@
     reason = "a test panics where it fails and prints its report; clippy knows only test functions"
 )]
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
-
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tests::{
     cgroup::Cgroup,
     kubernetes::{Cluster, Pod},
     needs_kubernetes, needs_probe,
-    network::{Host, Networks},
-    probe::{self, Probe},
-    scene::{self, Scene, all_is_told, truth_program},
-    target::Service,
+    network::Host,
+    pods::{NODE, Running, Shop, TOLD, container_id, group},
+    probe,
+    scene::{self, all_is_told},
 };
 
-/// Longer than the probe waits for anything it is told by the API.
-const TOLD: Duration = Duration::from_secs(30);
-
-const NODE: &str = "node-a";
-
-/// A namespace of its own on the shared cluster, with a program of its own, so that no other test's is meant.
-struct Shop {
-    cluster: &'static Cluster,
-    namespace: &'static str,
-    folder: TempDir,
-}
-
-/// A pod, and the groups that its containers are in.
-struct Running {
-    object: Value,
-    container: Cgroup,
-}
-
-impl Shop {
-    fn open(namespace: &'static str) -> Self {
-        let cluster = Cluster::shared().unwrap();
-        cluster.namespace(namespace).unwrap();
-        cluster.node(NODE).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        fs::copy(truth_program().unwrap(), folder.path().join("program")).unwrap();
-        Self {
-            cluster,
-            namespace,
-            folder,
-        }
-    }
-
-    fn program(&self) -> PathBuf {
-        self.folder.path().join("program")
-    }
-
-    /// What follows pods of this namespace's cluster.
-    fn probe(&self, kubeconfig: &str, arguments: &[&str]) -> Probe {
-        let config = self.folder.path().join("skyprobe.yaml");
-        let rules = format!(
-            "rules:\n - include: {{namespace: {}}}\n - include: {{exe: {}}}\n",
-            self.namespace,
-            self.program().display()
-        );
-        fs::write(&config, rules).unwrap();
-        let asked = [
-            "--config",
-            config.to_str().unwrap(),
-            "--kubeconfig",
-            kubeconfig,
-            "--node",
-            NODE,
-        ];
-        let probe = Probe::start(&[&asked, arguments].concat()).unwrap();
-        probe
-            .wait_for_words("Pods are known from Kubernetes", TOLD)
-            .unwrap();
-        probe
-    }
-
-    fn administrators_probe(&self, arguments: &[&str]) -> Probe {
-        self.probe(self.cluster.kubeconfig().to_str().unwrap(), arguments)
-    }
-
-    fn workload(&self, kind: &str, name: &str) -> Value {
-        let labels = json!({ "app": name });
-        self.cluster
-            .apply(&json!({
-                "apiVersion": "apps/v1",
-                "kind": kind,
-                "metadata": { "name": name, "namespace": self.namespace },
-                "spec": {
-                    "selector": { "matchLabels": labels },
-                    "template": {
-                        "metadata": { "labels": labels },
-                        "spec": { "containers": [{ "name": "app", "image": "shop:1" }] },
-                    },
-                },
-            }))
-            .unwrap()
-    }
-
-    /// A pod of one container, with its group as systemd's driver or cgroupfs makes it.
-    fn pod(
-        &self,
-        name: &str,
-        owner: Option<&Value>,
-        annotations: &[(&str, &str)],
-        by_systemd: bool,
-    ) -> Running {
-        let id = container_id(name);
-        let object = self
-            .cluster
-            .pod(&Pod {
-                namespace: self.namespace,
-                name,
-                node: NODE,
-                owner,
-                labels: &[("tier", "web")],
-                annotations,
-                containers: &[("app", "shop:1", &format!("containerd://{id}"))],
-            })
-            .unwrap();
-        let uid = object["metadata"]["uid"].as_str().unwrap();
-        let container = Cgroup::new(&group(uid, &id, by_systemd)).unwrap();
-        Running { object, container }
-    }
-
-    /// The program within the container.
-    fn serve(&self, container: &Cgroup, arguments: &[&str]) -> Service {
-        let mut command = container.command(&self.program());
-        serve(&mut command, arguments)
-    }
-}
-
-fn serve(command: &mut Command, arguments: &[&str]) -> Service {
-    let command = command.args(["serve", "-name", "truth"]).args(arguments);
-    Service::spawn(command.env_remove("SW_AGENT_NAME")).unwrap()
-}
-
-/// 64 digits, others for each name.
-fn container_id(name: &str) -> String {
-    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("{digits:0>64}").chars().rev().take(64).collect()
-}
-
-fn group(uid: &str, id: &str, by_systemd: bool) -> String {
-    if by_systemd {
-        let uid = uid.replace('-', "_");
-        format!(
-            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice/cri-containerd-{id}.scope"
-        )
-    } else {
-        format!("kubepods/burstable/pod{uid}/{id}")
-    }
+/// On the cluster that the tests of this file share.
+fn shop(namespace: &'static str) -> Shop<'static> {
+    Shop::open(Cluster::shared().unwrap(), namespace).unwrap()
 }
 
 /// Two pods on networks of their own, one calling the other, under one probe outside: the traces are joined, and all is
@@ -162,42 +27,19 @@ fn group(uid: &str, id: &str, by_systemd: bool) -> String {
 fn pods_are_called_what_they_are_called_in_the_cluster() {
     needs_probe!();
     needs_kubernetes!();
-    let shop = Shop::open("shop");
-    let deployment = shop.workload("Deployment", "gateway");
-    let replica_set = shop.cluster.replica_set(&deployment, "gateway-6d5f8").unwrap();
-    let stateful_set = shop.workload("StatefulSet", "orders");
-    let front = shop.pod("gateway-6d5f8-x7k2q", Some(&replica_set), &[], true);
-    let back = shop.pod("orders-0", Some(&stateful_set), &[], false);
-    let networks = Networks::new().unwrap();
-    let back_service = networks
-        .within(Host::Server, || {
-            let arguments = ["-first-id", "2000000", "-listen", Networks::SERVER];
-            Ok(shop.serve(&back.container, &arguments))
-        })
-        .unwrap();
-    let front_service = networks
-        .within(Host::Client, || {
-            let arguments = ["-first-id", "1000000", "-next", &back_service.printed];
-            Ok(shop.serve(&front.container, &arguments))
-        })
-        .unwrap();
-    let socket = shop.folder.path().join("probe.sock");
-    let probe = shop.administrators_probe(&[
-        "--property-labels",
-        "tier",
-        "--status-socket",
-        socket.to_str().unwrap(),
-    ]);
-    let scene = Scene {
-        front: front_service,
-        back: back_service,
-    };
-    let records = networks
+    let shop = shop("shop");
+    let pair = shop.pair().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("probe.sock");
+    let status = ["--status-socket", socket.to_str().unwrap()];
+    let probe = shop.probe(&shop.cluster.kubeconfig(), &status).unwrap();
+    let records = pair
+        .networks
         .within(Host::Client, || {
             for id in 1..=10 {
-                assert_eq!(scene.ask("sync", id)?.status, 200);
+                assert_eq!(pair.scene.ask("sync", id)?.status, 200);
             }
-            scene.records()
+            pair.scene.records()
         })
         .unwrap();
     let told = probe::status(&socket).unwrap();
@@ -223,7 +65,6 @@ fn pods_are_called_what_they_are_called_in_the_cluster() {
         "{told:#}"
     );
     let ended = scene::stop_with(probe, records.len()).unwrap();
-    // Journals are by what the programs call themselves, which is the same word for both: by ports they are told apart.
     let mut named: Vec<_> = ended
         .segments
         .iter()
@@ -238,13 +79,13 @@ fn pods_are_called_what_they_are_called_in_the_cluster() {
             ("orders|shop|", "orders-0")
         ]
     );
+    // The journals are by what the programs call themselves, and both have one word for it.
     let mut told = ended;
     for segment in &mut told.segments {
         segment.service = "truth".to_owned();
     }
     all_is_told(&records, &told);
     assert_eq!(told.losses().count(), 0, "{}", told.stderr);
-    drop((front.object, back.object));
 }
 
 /// What a pod's owner says of tracing comes before the rules, also later.
@@ -252,17 +93,19 @@ fn pods_are_called_what_they_are_called_in_the_cluster() {
 fn pods_ask_for_tracing_and_out_of_it() {
     needs_probe!();
     needs_kubernetes!();
-    let shop = Shop::open("asked");
+    let shop = shop("asked");
     let trace = |wanted| [("skyprobe.io/trace", wanted)];
-    let out = shop.pod("out", None, &trace("false"), true);
-    let named = shop.pod(
-        "named",
-        None,
-        &[("skywalking.apache.org/service", "what-i-am")],
-        true,
-    );
-    let services = [&out, &named].map(|pod| shop.serve(&pod.container, &["-first-id", "1000"]));
-    let probe = shop.administrators_probe(&[]);
+    let out = shop.pod("out", None, &trace("false"), true).unwrap();
+    let named = shop
+        .pod(
+            "named",
+            None,
+            &[("skywalking.apache.org/service", "what-i-am")],
+            true,
+        )
+        .unwrap();
+    let services = [&out, &named].map(|pod| shop.serve(&pod.container, &["-first-id", "1000"]).unwrap());
+    let probe = shop.probe(&shop.cluster.kubeconfig(), &[]).unwrap();
     let ask = |id: u32| {
         for service in &services {
             assert_eq!(service.get(&format!("/leaf/{id}")).unwrap().status, 200);
@@ -300,14 +143,14 @@ fn who_is_quicker_than_the_news_of_its_pod_waits_for_them() {
     needs_kubernetes!();
     // This one's API ends.
     let cluster = Cluster::start().unwrap();
-    let shop = Shop::open("late");
+    let shop = shop("late");
     cluster.namespace("late").unwrap();
     cluster.node(NODE).unwrap();
-    let probe = shop.probe(cluster.kubeconfig().to_str().unwrap(), &[]);
+    let probe = shop.probe(&cluster.kubeconfig(), &[]).unwrap();
     // The server makes uids. What the kubelet calls a pod from a file is what its annotation says.
     let (uid, id) = ("0123456789abcdef0123456789abcdef", container_id("late"));
     let container = Cgroup::new(&group(uid, &id, true)).unwrap();
-    let service = shop.serve(&container, &["-first-id", "1000"]);
+    let service = shop.serve(&container, &["-first-id", "1000"]).unwrap();
     assert_eq!(service.get("/leaf/1").unwrap().status, 200);
     cluster
         .pod(&Pod {
@@ -335,7 +178,7 @@ fn who_is_quicker_than_the_news_of_its_pod_waits_for_them() {
         true,
     ))
     .unwrap();
-    let service = shop.serve(&other, &["-first-id", "2000"]);
+    let service = shop.serve(&other, &["-first-id", "2000"]).unwrap();
     probe.wait_for_words("service=\"program\"", TOLD).unwrap();
     assert_eq!(service.get("/leaf/3").unwrap().status, 200);
     assert_eq!(probe.segment_of("Entry", "/leaf/3").unwrap().service, "program");

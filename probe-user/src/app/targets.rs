@@ -45,7 +45,7 @@ use crate::{
     discover::{
         container::Place,
         network,
-        pod::Pod,
+        pod::{Pod, Pods},
         process::{self, Process},
         select::{Meant, Selection, Surroundings, Wish},
         types::TypeNames,
@@ -221,17 +221,44 @@ pub(super) struct Targets {
     propagation_words: String,
 }
 
+/// Who is meant, and what of their programs was read before anything was attached.
+pub(super) struct Ahead {
+    selection: Selection,
+    surroundings: Surroundings,
+    binaries: Binaries,
+}
+
+impl Ahead {
+    /// Reads the programs of the processes that are meant, as far as they are there already.
+    pub(super) fn read(selection: Selection, pods: Pods, config: &Config) -> Self {
+        let mut surroundings = Surroundings::new(pods);
+        let mut binaries = Binaries::new(config.grpc_messages);
+        // Without a list, the start says why.
+        for process in selected(&selection, &mut surroundings).unwrap_or_default() {
+            binaries.read_ahead(&process);
+        }
+        Self {
+            selection,
+            surroundings,
+            binaries,
+        }
+    }
+}
+
 impl Targets {
     pub(super) fn new(
         kernel: Kernel,
-        selection: Selection,
-        surroundings: Surroundings,
-        binaries: Binaries,
+        ahead: Ahead,
         config: Arc<Config>,
         tracer: Arc<Mutex<Tracer>>,
         registry: Option<Registry>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
+        let Ahead {
+            selection,
+            surroundings,
+            binaries,
+        } = ahead;
         let sampler = Sampler::new(config.sampling.clone(), Arc::clone(&telemetry));
         Self {
             kernel,
@@ -789,20 +816,6 @@ fn selected(selection: &Selection, surroundings: &mut Surroundings) -> std::io::
         matches!(meant, Meant::Yes(_)).then_some(process)
     });
     Ok(selected.collect())
-}
-
-/// Reads the programs of the processes that are meant, as far as they are there already.
-pub(super) fn read_ahead(
-    selection: &Selection,
-    surroundings: &mut Surroundings,
-    config: &Config,
-) -> Binaries {
-    let mut binaries = Binaries::new(config.grpc_messages);
-    // Without a list, the start says why.
-    for process in selected(selection, surroundings).unwrap_or_default() {
-        binaries.read_ahead(&process);
-    }
-    binaries
 }
 
 /// Where the sockets of the binary's processes belong.

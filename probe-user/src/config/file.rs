@@ -33,6 +33,20 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
     let file = File {
         path: Arc::from(path),
     };
+    // The parser takes a NUL for the end, and what follows would be lost without a word.
+    let strange = |line: &str| {
+        line.chars()
+            .any(|it| it.is_control() && !matches!(it, '\t' | '\r'))
+    };
+    if let Some(before) = text.split('\n').position(strange) {
+        return Err(ConfigError::Syntax {
+            place: Place {
+                path: Arc::clone(&file.path),
+                line: Some(before + 1),
+            },
+            sentence: "a character that cannot be printed stands there".to_owned(),
+        });
+    }
     // Without coercion a number keeps its digits, and a quoted `~` is text.
     let options = LoaderOptions::default()
         .error_on_duplicate_keys(true)

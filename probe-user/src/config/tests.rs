@@ -501,6 +501,9 @@ fn files_that_are_none() {
     assert!(file("pid: 1\n\npid: 2").ends_with(
         "/skyprobe.yaml:3 is not YAML that is read here: \"pid\" stands here again, and first in line 1"
     ));
+    assert!(
+        file("pid: 1\n\0\nexe: a").contains("/skyprobe.yaml:2 is not YAML that is read here: a character")
+    );
     assert!(file("pid: &a 1").contains("anchors and aliases are not read"));
     assert!(run(&["--all-go"], &[], Some("# nothing yet\n")).is_ok());
     let service = |text: &str| run(&["--all-go"], &[], Some(text)).unwrap().naming.service;
