@@ -46,11 +46,14 @@ pub enum LossReason {
     /// The ring buffer had no room for the word that a process has started or ended. User space looks at all processes
     /// now and then, and finds out later.
     ProcessUnnoticed = 19,
+    /// Memory of a call's context could not be read: it may be another request's than its goroutine's. The call has no
+    /// parent.
+    ContextUnread = 20,
 }
 
 impl LossReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::RingFull,
         Self::RequestsFull,
         Self::CallsFull,
@@ -71,6 +74,7 @@ impl LossReason {
         Self::EnrolRefused,
         Self::PropagationFramesLost,
         Self::ProcessUnnoticed,
+        Self::ContextUnread,
     ];
 
     /// The name under which it is reported.
@@ -96,6 +100,7 @@ impl LossReason {
             Self::EnrolRefused => "enrol_refused",
             Self::PropagationFramesLost => "propagation_frames_lost",
             Self::ProcessUnnoticed => "process_unnoticed",
+            Self::ContextUnread => "context_unread",
         }
     }
 
@@ -121,7 +126,8 @@ impl LossReason {
             | Self::PropagationNotEnrolled
             | Self::EnrolRefused
             | Self::PropagationFramesLost
-            | Self::ProcessUnnoticed => false,
+            | Self::ProcessUnnoticed
+            | Self::ContextUnread => false,
         }
     }
 }

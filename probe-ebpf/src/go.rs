@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod connection;
+pub(crate) mod doubt;
 mod grpc;
 pub(crate) mod header_fields;
 mod http2;
@@ -62,7 +63,8 @@ pub(crate) fn registers(ctx: &ProbeContext) -> Registers {
     Registers::at(ctx)
 }
 
-/// The key of the goroutine whose `runtime.g` is at `g`, which `window` has afterwards.
+/// The key of the goroutine whose `runtime.g` is at `g`, which `window` has afterwards. Without it, what is kept of the
+/// process's goroutines is in doubt.
 #[inline(always)]
 pub(crate) fn goroutine_in(
     tgid: u32,
@@ -71,13 +73,20 @@ pub(crate) fn goroutine_in(
     window: &mut Window,
 ) -> Option<GoroutineKey> {
     let at = offsets.get(GoField::GGoid)?;
-    let goid = window.fetch(g, at)?.word(at)?;
-    Some(GoroutineKey { goid, tgid, _pad: 0 })
+    let goid = window.fetch(g, at).and_then(|window| window.word(at));
+    key_or_doubt(tgid, goid)
 }
 
-/// The key of the goroutine whose `runtime.g` is at `g`.
+/// The key of the goroutine whose `runtime.g` is at `g`. Without it, what is kept of the process's goroutines is in doubt.
 #[inline(always)]
 pub(crate) fn goroutine(tgid: u32, g: u64, offsets: &Offsets) -> Option<GoroutineKey> {
-    let goid = memory::read(g + offsets.get(GoField::GGoid)?)?;
-    Some(GoroutineKey { goid, tgid, _pad: 0 })
+    key_or_doubt(tgid, memory::read(g + offsets.get(GoField::GGoid)?))
+}
+
+#[inline(always)]
+fn key_or_doubt(tgid: u32, goid: Option<u64>) -> Option<GoroutineKey> {
+    if goid.is_none() {
+        doubt::raise(tgid);
+    }
+    goid.map(|goid| GoroutineKey { goid, tgid, _pad: 0 })
 }

@@ -125,13 +125,14 @@ impl Window {
 }
 
 /// Copies an id, both of whose places are aligned to words: of an assignment the compiler would make a loop over bytes.
+/// Volatile, as who copies from an entry of a table may look before and after whose it is.
 #[inline(always)]
 pub(crate) fn copy_id(from: &[u8; 16], to: &mut [u8; 16]) {
     let (from, to) = (from.as_ptr().cast::<u64>(), to.as_mut_ptr().cast::<u64>());
     // SAFETY: two words each.
     unsafe {
-        *to = *from;
-        *to.add(1) = *from.add(1);
+        *to = core::ptr::read_volatile(from);
+        *to.add(1) = core::ptr::read_volatile(from.add(1));
     }
 }
 

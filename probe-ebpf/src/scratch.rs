@@ -87,6 +87,20 @@ pub(crate) fn with<R>(run: impl FnOnce(&mut Scratch) -> Option<R>) -> Option<R> 
     result
 }
 
+/// As [`with`], and what remains to be done without a slot.
+#[inline(always)]
+pub(crate) fn with_or<R>(run: impl FnOnce(&mut Scratch) -> Option<R>, busy: impl FnOnce()) -> Option<R> {
+    let mut is_busy = true;
+    let result = with(|scratch| {
+        is_busy = false;
+        run(scratch)
+    });
+    if is_busy {
+        busy();
+    }
+    result
+}
+
 /// A free slot, or nothing if programs preempt each other more deeply than there are slots.
 #[inline(always)]
 fn take() -> Option<&'static mut Scratch> {

@@ -12,13 +12,17 @@ use probe_common::{
     field::{GoField, Offsets},
     key::{GoroutineKey, HopKey, SocketKey, SocketStreamKey},
     limits::{CALL_STATE_BYTES, METHOD_MAX, OPEN_REQUESTS_MAX, PATH_MAX, PEER_MAX},
+    loss::LossReason,
     propagation::Outcome,
     target::{TARGET_PROPAGATE_W3C, TargetInfo},
 };
 
-use super::request;
+use super::{
+    doubt,
+    request::{self, Owner, RequestState},
+};
 use crate::{
-    emit::Record,
+    emit::{self, Record},
     maps::{self, PREPARED, STREAM_PREPARED},
     memory::{self, GoInterface, GoString, copy_id},
     propagation::hop,
@@ -33,7 +37,7 @@ pub(crate) const SCHEME_MAX: usize = 8;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct CallState {
-    start_ns: u64,
+    pub(crate) start_ns: u64,
     pub(crate) parent_goid: u64,
     pub(crate) trace_id: [u8; 16],
     pub(crate) segment_id: [u8; 16],
@@ -68,6 +72,27 @@ const _: () = assert!(size_of::<CallState>() == CALL_STATE_BYTES);
 pub(crate) static GO_CALLS: HashMap<GoroutineKey, CallState> =
     HashMap::with_max_entries(OPEN_REQUESTS_MAX, 0);
 
+/// The call that `goroutine` waits for, if it is certain that it does.
+#[inline(always)]
+pub(crate) fn certain(goroutine: &GoroutineKey) -> Option<&'static mut CallState> {
+    // SAFETY: only the goroutine itself deletes its entry; whoever writes its request writes while it waits.
+    let state = unsafe { &mut *GO_CALLS.get_ptr_mut(goroutine)? };
+    if doubt::is_certain(goroutine.tgid, state.start_ns) {
+        Some(state)
+    } else {
+        None
+    }
+}
+
+/// The goroutine has gone on to a call that could not be taken in: what it waited for is over, although no end of it was
+/// seen.
+#[inline(always)]
+pub(crate) fn abandon(goroutine: &GoroutineKey) {
+    if GO_CALLS.remove(goroutine).is_ok() {
+        emit::count(LossReason::EndMissed);
+    }
+}
+
 /// Whether the call is sampled, and whose child it is: of the request whose context its own derives from, else of the request that its
 /// goroutine serves, else of the request that its goroutine was made in; and only of an open one.
 #[inline(always)]
@@ -82,47 +107,44 @@ pub(crate) fn find_parent(
     let offsets = &target.offsets;
     let mut key = *goroutine;
     let mut found = ParentFound::None;
-    if let Some(goid) = request::by_context(goroutine.tgid, context, offsets) {
-        key.goid = goid;
-        found = ParentFound::Context;
-    }
-    let mut parent = request::open(&key);
-    if matches!(found, ParentFound::None) {
-        if parent.is_some() {
-            found = ParentFound::Goroutine;
-        } else if let Some(creator) = creator(g, offsets) {
-            key.goid = creator;
-            parent = request::open(&key);
-            // The creator may have gone on to its next request since: only a goroutine that is younger than the
-            // request was made in it.
-            if let Some(request) = &parent
-                && (goroutine.goid >= request.goid_unused
-                    || (goroutine.goid >= request.goid_first && goroutine.goid < request.goid_end))
-            {
-                found = ParentFound::Ancestry;
+    let mut parent = None;
+    match request::by_context(goroutine.tgid, context, offsets) {
+        Owner::Goroutine(goid) => {
+            key.goid = goid;
+            found = ParentFound::Context;
+            parent = request::certain(&key);
+        }
+        Owner::Nobody => {
+            parent = request::certain(&key);
+            if parent.is_some() {
+                found = ParentFound::Goroutine;
+            } else if let Some(creator) = creator(g, offsets) {
+                key.goid = creator;
+                parent = request::certain(&key);
+                // The creator may have gone on to its next request since: only a goroutine that is younger than the
+                // request was made in it.
+                if let Some(request) = &parent
+                    && (goroutine.goid >= request.goid_unused
+                        || (goroutine.goid >= request.goid_first && goroutine.goid < request.goid_end))
+                {
+                    found = ParentFound::Ancestry;
+                }
             }
         }
+        // It may be another request's than the goroutine's.
+        Owner::Untold => emit::count(LossReason::ContextUnread),
     }
-    match parent {
-        Some(request) if !matches!(found, ParentFound::None) => {
-            state.parent = found;
-            state.parent_goid = key.goid;
-            copy_id(&request.trace_id, &mut state.trace_id);
-            copy_id(&request.segment_id, &mut state.segment_id);
-            state.span_id = request::next_span(request);
-            if request.flags & REQUEST_SW8_CONTINUED != 0 {
-                state.flags |= CALL_TRACE_FOREIGN;
-            }
-            state.flags |= request.flags & SAMPLED_OUT;
-        }
-        Some(_) | None => {
-            state.parent = ParentFound::None;
-            state.parent_goid = 0;
-            state.trace_id = request::random_id();
-            state.segment_id = request::random_id();
-            state.span_id = 0;
-            sampling::call(state, goroutine.tgid, target, path_key);
-        }
+    let is_child = match parent {
+        Some(request) if !matches!(found, ParentFound::None) => state.adopt(found, key.goid, request),
+        Some(_) | None => false,
+    };
+    if !is_child {
+        state.parent = ParentFound::None;
+        state.parent_goid = 0;
+        state.trace_id = request::random_id();
+        state.segment_id = request::random_id();
+        state.span_id = 0;
+        sampling::call(state, goroutine.tgid, target, path_key);
     }
     if state.flags & SAMPLED_OUT != 0 && !state.propagates(target) {
         state.outcome = Outcome::NotSampled as u32;
@@ -202,6 +224,30 @@ impl CallState {
         self.stream = 0;
         self.method_len = 0;
         self.scheme_len = 0;
+    }
+
+    /// Makes it a child of this request, unless that ends at this very moment: its place in the table may be the next
+    /// request's then.
+    #[inline(always)]
+    fn adopt(&mut self, found: ParentFound, goid: u64, request: &mut RequestState) -> bool {
+        // SAFETY: a reference is valid for reading; volatile, so that all is read in this order.
+        let began_ns = unsafe { core::ptr::read_volatile(&raw const request.start_ns) };
+        self.parent = found;
+        self.parent_goid = goid;
+        copy_id(&request.trace_id, &mut self.trace_id);
+        copy_id(&request.segment_id, &mut self.segment_id);
+        // SAFETY: as above.
+        let flags = unsafe { core::ptr::read_volatile(&raw const request.flags) };
+        // SAFETY: as above.
+        if unsafe { core::ptr::read_volatile(&raw const request.start_ns) } != began_ns {
+            return false;
+        }
+        self.span_id = request::next_span(request);
+        if flags & REQUEST_SW8_CONTINUED != 0 {
+            self.flags |= CALL_TRACE_FOREIGN;
+        }
+        self.flags |= flags & SAMPLED_OUT;
+        true
     }
 
     /// Whether its request gets any header. Where it is not sampled, only `traceparent` can say so to programs that

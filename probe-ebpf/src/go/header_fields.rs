@@ -1,7 +1,7 @@
 //! Our headers among the fields of a stream, which lie as a slice of `hpack.HeaderField` where they were decoded and
 //! where they are about to be encoded.
 
-use aya_ebpf::{macros::map, maps::LruHashMap};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, macros::map, maps::LruHashMap};
 use probe_common::{
     key::StreamKey,
     limits::{CORRELATION_MAX, SW8_MAX, SW8_X_MAX, TRACEPARENT_BYTES, TRACEPARENT_LEN},
@@ -10,6 +10,7 @@ use probe_common::{
 
 use crate::{
     emit,
+    go::doubt,
     memory::{self, GoString},
     scratch::{self, Scratch},
 };
@@ -32,6 +33,7 @@ static GO_INCOMING: LruHashMap<StreamKey, Incoming> = LruHashMap::with_max_entri
 /// Our headers of a stream.
 #[repr(C, align(8))]
 pub(crate) struct Incoming {
+    came_ns: u64,
     pub(crate) sw8_len: u16,
     pub(crate) correlation_len: u16,
     pub(crate) sw8_x_len: u16,
@@ -63,38 +65,47 @@ pub(crate) struct FrameOffsets {
 /// Keeps our headers that have come in the `MetaHeadersFrame` at `frame`, on `connection`.
 #[inline(always)]
 pub(crate) fn keep(connection: u64, frame: u64, tgid: u32, offsets: &FrameOffsets) {
-    let _counted = scratch::with(|scratch| {
-        let kept = keep_in(connection, frame, tgid, offsets, scratch);
+    let Some(id) = stream_id(frame, offsets) else {
+        // Then nobody can say for which stream an earlier connection at this address has left something.
+        doubt::raise(tgid);
+        emit::count(LossReason::HeadIncomplete);
+        return;
+    };
+    let key = StreamKey { connection, tgid, id };
+    let kept = scratch::with(|scratch| {
+        let kept = keep_of(&key, frame, offsets, scratch);
         if kept.is_none() {
             emit::count(LossReason::HeadIncomplete);
         }
         kept
     });
+    if kept.is_none() {
+        let _mostly_none = GO_INCOMING.remove(&key);
+    }
 }
 
 #[inline(always)]
-fn keep_in(
-    connection: u64,
-    frame: u64,
-    tgid: u32,
-    offsets: &FrameOffsets,
-    scratch: &mut Scratch,
-) -> Option<()> {
+fn stream_id(frame: u64, offsets: &FrameOffsets) -> Option<u32> {
+    // A pointer to the embedded `HeadersFrame` comes first.
+    let headers_frame: u64 = memory::read(frame)?;
+    memory::read(headers_frame + offsets.stream_id?)
+}
+
+#[inline(always)]
+fn keep_of(key: &StreamKey, frame: u64, offsets: &FrameOffsets, scratch: &mut Scratch) -> Option<()> {
     let fields: GoString = memory::read(frame + offsets.fields?)?;
     if is_trailers(fields)? {
         return Some(());
     }
     note(fields, scratch)?;
-    // A pointer to the embedded `HeadersFrame` comes first.
-    let headers_frame: u64 = memory::read(frame)?;
-    let id: u32 = memory::read(headers_frame + offsets.stream_id?)?;
-    let key = StreamKey { connection, tgid, id };
     if scratch.incoming.is_empty() {
         // An earlier connection at this address may have left a stream that nobody has served.
-        let _mostly_none = GO_INCOMING.remove(&key);
+        let _mostly_none = GO_INCOMING.remove(key);
         return Some(());
     }
-    let _ages_out = GO_INCOMING.insert(&key, &scratch.incoming, 0);
+    // SAFETY: reads a clock.
+    scratch.incoming.came_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let _ages_out = GO_INCOMING.insert(key, &scratch.incoming, 0);
     Some(())
 }
 
@@ -116,6 +127,11 @@ pub(crate) fn take(key: &StreamKey, scratch: &mut Scratch) {
     let Some(incoming) = (unsafe { GO_INCOMING.get(key) }) else {
         return;
     };
+    if !doubt::is_certain(key.tgid, incoming.came_ns) {
+        emit::count(LossReason::HeadIncomplete);
+        let _perhaps_anothers = GO_INCOMING.remove(key);
+        return;
+    }
     let state = &mut scratch.request;
     state.sw8_len = incoming.sw8_len;
     memory::copy::<SW8_MAX>(

@@ -3,5 +3,5 @@
 mod call;
 mod request;
 
-pub(crate) use call::{begin as begin_call, end as end_call};
+pub(crate) use call::{end as end_call, take_in as begin_call};
 pub(crate) use request::read_pattern;

@@ -29,7 +29,7 @@ use probe_common::{
 use crate::{
     atomic,
     emit::{self, Record},
-    go::header_fields::Incoming,
+    go::{doubt, header_fields::Incoming},
     head,
     memory::{self, Window},
     propagation::hop,
@@ -113,12 +113,27 @@ pub(crate) fn open(goroutine: &GoroutineKey) -> Option<&'static mut RequestState
         .map(|state| unsafe { &mut *state })
 }
 
+/// The open request that `goroutine` serves, if it is certain that it still does.
+#[inline(always)]
+pub(crate) fn certain(goroutine: &GoroutineKey) -> Option<&'static mut RequestState> {
+    open(goroutine).filter(|state| doubt::is_certain(goroutine.tgid, state.start_ns))
+}
+
+/// Whose a context is.
+pub(crate) enum Owner {
+    /// The open request's that this goroutine serves.
+    Goroutine(u64),
+    Nobody,
+    /// Some of it could not be read.
+    Untold,
+}
+
 /// Where Go's heap begins, in units of four gigabytes.
 const GO_HEAP: u64 = 0xc0;
 
 /// The open request whose context is among `context` and those it derives from.
 #[inline(always)]
-pub(crate) fn by_context(tgid: u32, context: u64, offsets: &Offsets) -> Option<u64> {
+pub(crate) fn by_context(tgid: u32, context: u64, offsets: &Offsets) -> Owner {
     let mut key = PointerKey {
         pointer: context,
         tgid,
@@ -127,23 +142,39 @@ pub(crate) fn by_context(tgid: u32, context: u64, offsets: &Offsets) -> Option<u
     let mut depth = 0;
     while depth < CONTEXT_DEPTH_MAX {
         if key.pointer == 0 {
-            return None;
+            return Owner::Nobody;
         }
         // SAFETY: a plain number.
         if let Some(goid) = unsafe { GO_CONTEXTS.get(&key) } {
-            return Some(*goid);
+            return Owner::Goroutine(*goid);
         }
         // Go's own contexts begin with the interface they derive from; its data is the second word.
-        let [first, second]: [u64; 2] = memory::read(key.pointer)?;
+        let Some([first, second]) = memory::read::<[u64; 2]>(key.pointer) else {
+            return unread(key.pointer, context);
+        };
         key.pointer = second;
         // But in Go 1.20 one with a deadline begins with a pointer to such a context, which is on the heap, where no
         // interface's table is.
         if first >> 32 == GO_HEAP && offsets.get(GoField::GParentGoid).is_none() {
-            key.pointer = memory::read(first + 8)?;
+            let Some(derived_from) = memory::read(first + 8) else {
+                return unread(first, context);
+            };
+            key.pointer = derived_from;
         }
         depth += 1;
     }
-    None
+    Owner::Nobody
+}
+
+/// What a context says whose chain ends at an address that cannot be read. Most that end so have come to a value that is
+/// no context; but one that lies where the context lies, on the heap, is memory that is not there just now.
+#[inline(always)]
+fn unread(address: u64, context: u64) -> Owner {
+    if address >> 32 == context >> 32 && context >> 32 != 0 {
+        Owner::Untold
+    } else {
+        Owner::Nobody
+    }
 }
 
 /// Gives out a span id of this segment.
@@ -372,6 +403,7 @@ pub(crate) fn store(state: &RequestState, goroutine: &GoroutineKey) -> Option<()
                 forget_context(missed.context, goroutine.tgid);
             }
             if GO_REQUESTS.insert(goroutine, state, 0).is_err() {
+                let _stale = GO_REQUESTS.remove(goroutine);
                 return emit::lose(LossReason::RequestsFull);
             }
         }
@@ -401,6 +433,16 @@ fn forget_context(context: u64, tgid: u32) {
 pub(crate) fn close(state: &RequestState, goroutine: &GoroutineKey) {
     forget_context(state.context, goroutine.tgid);
     let _ours_alone = GO_REQUESTS.remove(goroutine);
+}
+
+/// The goroutine has gone on to a request that could not be taken in: what it served before is over, although no end of it
+/// was seen, and is no parent of what follows.
+#[inline(always)]
+pub(crate) fn abandon(goroutine: &GoroutineKey) {
+    if let Some(missed) = open(goroutine) {
+        emit::count(LossReason::EndMissed);
+        close(missed, goroutine);
+    }
 }
 
 /// Sends the record of a request, if it is to be reported.

@@ -76,7 +76,9 @@ pub(super) fn changes_state(ctx: &SockOpsContext, process: impl FnOnce(u64) -> O
         {
             let _full_ages_out = CONNECTING.insert(cookie, target.flags, 0);
             // What an earlier connection on the same port has left is not this one's.
-            let _none_before = FRAMED.remove(connecting(ctx, tgid));
+            let key = connecting(ctx, tgid);
+            let _none_before = FRAMED.remove(&key);
+            let _none_before = PREPARED.remove(&key);
         }
     } else if op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
         let cookie = cookie(ctx);

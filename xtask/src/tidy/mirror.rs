@@ -13,12 +13,13 @@ const ROOMS: [&str; 4] = [
 ];
 
 /// In one or more rooms, and not libraries: the Go runtime itself, the programs of the demo, what hooks share.
-const NOT_LIBRARIES: [&str; 8] = [
+const NOT_LIBRARIES: [&str; 9] = [
     "runtime",
     "demo",
     "request",
     "call",
     "connection",
+    "doubt",
     "header_fields",
     "map",
     "registers",

@@ -30,7 +30,7 @@ use crate::{
         self, Hit, Registers,
         call::{CallState, emit_call, find_parent, outcome, snapshot, snapshot_value},
         connection::socket,
-        header_fields,
+        doubt, header_fields,
         request::{Sw8Of, hash_of_sw8},
     },
     log::kernel_log,
@@ -55,7 +55,7 @@ impl Attempt {
     fn call(self, tgid: u32) -> Option<&'static mut CallState> {
         // SAFETY: one attempt of a call is made at a time; what else is written of it is its end.
         let state = unsafe { &mut *GRPC_CALLS.get_ptr_mut(&key(self.call, tgid))? };
-        if state.owner() == self.owner {
+        if state.owner() == self.owner && doubt::is_certain(tgid, state.start_ns) {
             Some(state)
         } else {
             None
@@ -96,7 +96,12 @@ pub(crate) fn go_grpc_new_attempt(ctx: ProbeContext) -> u32 {
     };
     let key = key(registers.word::<1>(), tgid);
     // SAFETY: what is read of it does not change.
-    let owner = match unsafe { GRPC_CALLS.get(&key) } {
+    let mut begun = unsafe { GRPC_CALLS.get(&key) };
+    if begun.is_some_and(|state| !doubt::is_certain(tgid, state.start_ns)) {
+        abandon(&key);
+        begun = None;
+    }
+    let owner = match begun {
         // Another attempt of the same call.
         Some(state) => state.prepares(target),
         None => scratch::with(|scratch| begin(registers, &goroutine, key, target, scratch)),
@@ -120,6 +125,7 @@ fn begin(
     scratch.call.begin(EventKind::GoGrpcCall, target);
     scratch.call.flags = 0;
     let Some(context) = read_call(key.pointer, offsets, scratch) else {
+        abandon(&key);
         return emit::lose(LossReason::ReadFault);
     };
     find_parent(
@@ -145,6 +151,15 @@ fn begin(
         messages::begin(&key);
     }
     scratch.call.prepares(target)
+}
+
+/// The call at this address could not be followed any further, or another one begins there: no end of it will be seen.
+#[inline(always)]
+fn abandon(key: &PointerKey) {
+    if GRPC_CALLS.remove(key).is_ok() {
+        emit::count(LossReason::EndMissed);
+    }
+    messages::forget(key);
 }
 
 /// Method, target, kind of streams; the address of the context.
@@ -185,32 +200,44 @@ pub(crate) fn go_grpc_header_fields(ctx: ProbeContext) -> u32 {
     let Some(Hit { tgid, target, .. }) = go::hit(&ctx) else {
         return 0;
     };
-    let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
-        return 0;
-    };
-    // SAFETY: a plain number.
-    let Some(attempt) = (unsafe { GRPC_ATTEMPTS.get(&goroutine) }).copied() else {
-        return 0;
-    };
-    // The next stream of this goroutine may be one that is no call, such as a health check.
-    let _ours_alone = GRPC_ATTEMPTS.remove(&goroutine);
-    let Some(state) = attempt.call(tgid) else {
-        return 0;
-    };
     let fields = GoString {
         address: registers.word::<1>(),
         len: registers.word::<2>(),
     };
-    let _counted = scratch::with(|scratch| {
-        let noted = header_fields::note(fields, scratch).is_some();
-        if noted && scratch.incoming.has_sw8() && !forwards(state, tgid, scratch) {
-            state.outcome = Outcome::Present as u32;
-            return emit::lose::<()>(LossReason::PropagationPresent);
-        }
-        let _ages_out = GRPC_HEADER_FIELDS.insert(&key(fields.address, tgid), &attempt, 0);
-        Some(())
-    });
+    let place = key(fields.address, tgid);
+    if note_attempt(registers, fields, &place, target).is_none() {
+        // Those of an earlier stream, whose headers were never written, may have lain there.
+        let _mostly_none = GRPC_HEADER_FIELDS.remove(&place);
+    }
     0
+}
+
+/// Notes under the address of its header fields whose attempt this is.
+#[inline(always)]
+fn note_attempt(
+    registers: Registers,
+    fields: GoString,
+    place: &PointerKey,
+    target: &TargetInfo,
+) -> Option<()> {
+    let tgid = place.tgid;
+    let goroutine = go::goroutine(tgid, registers.g(), &target.offsets)?;
+    // SAFETY: a plain number.
+    let attempt = *unsafe { GRPC_ATTEMPTS.get(&goroutine) }?;
+    // The next stream of this goroutine may be one that is no call, such as a health check.
+    let _ours_alone = GRPC_ATTEMPTS.remove(&goroutine);
+    let state = attempt.call(tgid)?;
+    scratch::with(|scratch| {
+        if header_fields::note(fields, scratch).is_none() {
+            state.outcome = Outcome::Refused as u32;
+            return emit::lose(LossReason::PropagationRefused);
+        }
+        if scratch.incoming.has_sw8() && !forwards(state, tgid, scratch) {
+            state.outcome = Outcome::Present as u32;
+            return emit::lose(LossReason::PropagationPresent);
+        }
+        GRPC_HEADER_FIELDS.insert(place, &attempt, 0).ok()
+    })
 }
 
 /// Whether the `sw8` among the fields is the one that the call's parent came with.
@@ -325,12 +352,14 @@ pub(crate) fn go_grpc_retry(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let stream = registers.word::<1>();
+    let call = key(stream, tgid);
     // SAFETY: nothing of it is read.
-    if unsafe { GRPC_CALLS.get(&key(stream, tgid)) }.is_none() {
+    if unsafe { GRPC_CALLS.get(&call) }.is_none() {
         return 0;
     }
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
-        emit::count(LossReason::ReadFault);
+        // If it ends here, nothing else says so, and it would be taken for the next call at its address.
+        abandon(&call);
         return 0;
     };
     let _ages_out = GRPC_RETRIES.insert(&goroutine, &stream, 0);
@@ -361,12 +390,19 @@ pub(crate) fn go_grpc_retry_return(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let _ours_alone = GRPC_RETRIES.remove(&goroutine);
+    let call = key(stream, tgid);
+    // SAFETY: what is read of it does not change.
+    if unsafe { GRPC_CALLS.get(&call) }.is_some_and(|state| !doubt::is_certain(tgid, state.start_ns)) {
+        // What was noted of the goroutine may be of an earlier attempt.
+        abandon(&call);
+        return 0;
+    }
     let error = GoInterface {
         kind: registers.word::<1>(),
         data: registers.word::<2>(),
     };
     if error.kind != 0 && !is_eof(error.data) {
-        end(registers, key(stream, tgid), error, target);
+        end(registers, call, error, target);
     }
     0
 }

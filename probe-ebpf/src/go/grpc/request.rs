@@ -28,7 +28,7 @@ use crate::{
     go::{
         self, Hit, Registers, connection,
         header_fields::{self, FrameOffsets},
-        request::{close, continue_trace, emit_request, join, open, store},
+        request::{abandon, certain, close, continue_trace, emit_request, join, open, store},
     },
     log::kernel_log,
     memory::{self, GoInterface},
@@ -88,11 +88,13 @@ pub(crate) fn go_grpc_handler_streams(ctx: ProbeContext) -> u32 {
     else {
         return 0;
     };
+    let transport = key(registers.word::<1>(), tgid);
     let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) else {
         emit::count(LossReason::ReadFault);
+        // An earlier one at this address may have left its own.
+        let _mostly_none = GRPC_HANDLED.remove(&transport);
         return 0;
     };
-    let transport = key(registers.word::<1>(), tgid);
     let _ages_out = GRPC_HANDLED.insert(&transport, &goroutine.goid, 0);
     0
 }
@@ -106,7 +108,7 @@ fn take_over(transport: u64, tgid: u32, stream: u64, scratch: &mut Scratch) -> O
     let goid = *unsafe { GRPC_HANDLED.get(&transport) }?;
     let _served_once = GRPC_HANDLED.remove(&transport);
     let goroutine = GoroutineKey { goid, tgid, _pad: 0 };
-    let request = open(&goroutine)?;
+    let request = certain(&goroutine)?;
     let to = (&raw mut scratch.request).cast::<u8>();
     memory::copy::<REQUEST_STATE_BYTES>((&raw const *request).cast(), REQUEST_STATE_BYTES as u32, to);
     close(request, &goroutine);
@@ -134,7 +136,14 @@ pub(crate) fn go_grpc_handle_stream(ctx: ProbeContext) -> u32 {
     else {
         return 0;
     };
-    let _counted = scratch::with(|scratch| begin(registers, tgid, target, scratch));
+    let _counted = scratch::with_or(
+        |scratch| begin(registers, tgid, target, scratch),
+        || {
+            if let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) {
+                abandon(&goroutine);
+            }
+        },
+    );
     0
 }
 
@@ -152,6 +161,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         state.begin(EventKind::GoGrpcRequest, stream, 0, &scratch.window, target);
     }
     let Some(id) = read_stream(stream, offsets, scratch) else {
+        abandon(&goroutine);
         return emit::lose(LossReason::ReadFault);
     };
     if is_new {

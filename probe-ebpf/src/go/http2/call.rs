@@ -22,7 +22,7 @@ use crate::{
     emit,
     go::{
         self, Hit, Registers,
-        call::{CallState, GO_CALLS, creator},
+        call::{CallState, certain, creator},
         connection::socket,
         map::values_of_sw8,
         net_http,
@@ -51,13 +51,9 @@ pub(crate) fn go_x_http2_round_trip(ctx: ProbeContext) -> u32 {
         emit::count(LossReason::ReadFault);
         return 0;
     };
-    // SAFETY: nothing of it is read.
-    if unsafe { GO_CALLS.get(&goroutine) }.is_some() {
-        return 0;
+    if certain(&goroutine).is_none() {
+        net_http::begin_call(EventKind::GoHttp2Call, registers, &goroutine, target);
     }
-    let _counted = scratch::with(|scratch| {
-        net_http::begin_call(EventKind::GoHttp2Call, registers, &goroutine, target, scratch)
-    });
     0
 }
 
@@ -101,9 +97,15 @@ pub(crate) fn go_http2_connection_round_trip(ctx: ProbeContext) -> u32 {
     if !target.propagates() {
         return 0;
     }
-    if let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) {
-        let request = request_key(registers.word::<2>(), tgid);
-        let _ages_out = HTTP2_CALLERS.insert(&request, &goroutine.goid, 0);
+    let request = request_key(registers.word::<2>(), tgid);
+    match go::goroutine(tgid, registers.g(), &target.offsets) {
+        Some(goroutine) => {
+            let _ages_out = HTTP2_CALLERS.insert(&request, &goroutine.goid, 0);
+        }
+        None => {
+            // An earlier request at this address may have left its own.
+            let _mostly_none = HTTP2_CALLERS.remove(&request);
+        }
     }
     0
 }
@@ -150,12 +152,11 @@ fn encode<P: Package>(ctx: &ProbeContext) {
     let Some(caller) = caller(registers, tgid, &target.offsets) else {
         return;
     };
-    let Some(state) = GO_CALLS.get_ptr_mut(&caller) else {
+    // The caller waits for its stream. If it no longer does, its call has been cancelled before, and the function will see
+    // that and write nothing: then what is prepared here, of whichever call, is never used.
+    let Some(state) = certain(&caller) else {
         return;
     };
-    // SAFETY: the caller waits for its stream. If it no longer does, its call has been cancelled before, and the
-    // function will see that and write nothing: then what is prepared here, of whichever call, is never used.
-    let state = unsafe { &mut *state };
     if !state.propagates(target) {
         return;
     }

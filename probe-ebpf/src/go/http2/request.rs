@@ -22,7 +22,7 @@ use crate::{
         self, Hit, Registers,
         header_fields::{self, FrameOffsets},
         net_http::read_pattern,
-        request::{RequestState, close, continue_trace, emit_request, join, open, store},
+        request::{RequestState, abandon, close, continue_trace, emit_request, join, open, store},
     },
     log::kernel_log,
     memory::{self, GoInterface, GoString},
@@ -90,7 +90,14 @@ fn run<P: Package>(ctx: &ProbeContext) {
     else {
         return;
     };
-    let _counted = scratch::with(|scratch| begin::<P>(registers, tgid, target, scratch));
+    let _counted = scratch::with_or(
+        |scratch| begin::<P>(registers, tgid, target, scratch),
+        || {
+            if let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) {
+                abandon(&goroutine);
+            }
+        },
+    );
 }
 
 #[inline(always)]
@@ -121,6 +128,7 @@ fn begin<P: Package>(
     let read = read_request::<P>(request, offsets, scratch)
         .and_then(|()| read_stream::<P>(connection, writer, offsets, &mut scratch.request));
     if read.is_none() {
+        abandon(&goroutine);
         return emit::lose(LossReason::ReadFault);
     }
     let key = StreamKey {

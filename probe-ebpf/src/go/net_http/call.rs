@@ -19,7 +19,10 @@ use crate::{
     emit,
     go::{
         self, Hit, Registers,
-        call::{CallState, GO_CALLS, SCHEME_MAX, emit_call, find_parent, outcome, snapshot, snapshot_value},
+        call::{
+            CallState, GO_CALLS, SCHEME_MAX, abandon, certain, emit_call, find_parent, outcome, snapshot,
+            snapshot_value,
+        },
         connection::socket,
     },
     log::kernel_log,
@@ -47,13 +50,22 @@ pub(crate) fn go_net_http_round_trip(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let kind = EventKind::GoNetHttpCall;
-    let _counted = scratch::with(|scratch| begin(kind, registers, &goroutine, target, scratch));
+    take_in(kind, registers, &goroutine, target);
     0
 }
 
-/// Begins a call of which word 2 is the `http.Request`.
+/// Begins a call of which word 2 is the `http.Request`. One that cannot be taken in ends what the goroutine has waited for
+/// all the same.
 #[inline(always)]
-pub(crate) fn begin(
+pub(crate) fn take_in(kind: EventKind, registers: Registers, goroutine: &GoroutineKey, target: &TargetInfo) {
+    let begun = scratch::with(|scratch| begin(kind, registers, goroutine, target, scratch));
+    if begun.is_none() {
+        abandon(goroutine);
+    }
+}
+
+#[inline(always)]
+fn begin(
     kind: EventKind,
     registers: Registers,
     goroutine: &GoroutineKey,
@@ -160,8 +172,7 @@ pub(crate) fn go_net_http_persist_conn_round_trip(ctx: ProbeContext) -> u32 {
 fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scratch) -> Option<()> {
     let offsets = &target.offsets;
     let goroutine = go::goroutine(tgid, registers.g(), offsets)?;
-    // SAFETY: only the goroutine itself touches its entry.
-    let state = unsafe { &mut *GO_CALLS.get_ptr_mut(&goroutine)? };
+    let state = certain(&goroutine)?;
     if !state.propagates(target) {
         return None;
     }
@@ -263,12 +274,11 @@ pub(crate) fn end(ctx: &ProbeContext, kind: EventKind) {
         emit::count(LossReason::ReadFault);
         return;
     };
-    let Some(state) = GO_CALLS.get_ptr_mut(&goroutine) else {
-        // Began before the probe, or was counted as lost at its start.
+    let Some(state) = certain(&goroutine) else {
+        // Mostly there is none: it began before the probe, or was counted as lost at its start.
+        abandon(&goroutine);
         return;
     };
-    // SAFETY: only the goroutine itself touches its entry.
-    let state = unsafe { &*state };
     if state.kind != kind {
         // Another transport asks for it, and has not had its answer.
         return;

@@ -19,7 +19,9 @@ use crate::{
     emit,
     go::{
         self, Hit, Registers,
-        request::{RequestState, close, continue_trace, emit_request, join, open, store, take_headers},
+        request::{
+            RequestState, abandon, close, continue_trace, emit_request, join, open, store, take_headers,
+        },
     },
     head,
     log::kernel_log,
@@ -41,8 +43,23 @@ pub(crate) fn go_net_http_serve_http(ctx: ProbeContext) -> u32 {
     else {
         return 0;
     };
-    let _counted = scratch::with(|scratch| begin(registers, tgid, target, scratch));
+    let _counted = scratch::with_or(
+        |scratch| begin(registers, tgid, target, scratch),
+        || {
+            if let Some(goroutine) = go::goroutine(tgid, registers.g(), &target.offsets) {
+                abandon_earlier(&goroutine);
+            }
+        },
+    );
     0
+}
+
+/// The goroutine begins a request that cannot be taken in. By HTTP/2 it is begun already, by its stream.
+#[inline(always)]
+fn abandon_earlier(goroutine: &GoroutineKey) {
+    if open(goroutine).is_some_and(|state| state.kind != EventKind::GoHttp2Request) {
+        abandon(goroutine);
+    }
 }
 
 #[inline(always)]
@@ -50,14 +67,17 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
     let offsets = &target.offsets;
     let response = registers.word::<3>();
     let request = registers.word::<4>();
-    match memory::read::<u64>(request + offsets.get(GoField::RequestProtoMajor)?) {
-        Some(1) => {}
-        Some(_) => return other_protocol(registers, request, tgid, offsets),
-        None => return emit::lose(LossReason::ReadFault),
+    let protocol = memory::read::<u64>(request + offsets.get(GoField::RequestProtoMajor)?);
+    if protocol.is_some_and(|major| major != 1) {
+        return other_protocol(registers, request, tgid, offsets);
     }
     let Some(goroutine) = go::goroutine_in(tgid, registers.g(), offsets, &mut scratch.window) else {
         return emit::lose(LossReason::ReadFault);
     };
+    if protocol.is_none() {
+        abandon_earlier(&goroutine);
+        return emit::lose(LossReason::ReadFault);
+    }
     let state = &mut scratch.request;
     state.begin(
         EventKind::GoNetHttpRequest,
@@ -67,6 +87,7 @@ fn begin(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut Scr
         target,
     );
     if read_request(state, request, offsets, &mut scratch.window).is_none() {
+        abandon(&goroutine);
         return emit::lose(LossReason::ReadFault);
     }
     if read_head(scratch, response, tgid, target).is_none() {
