@@ -3,6 +3,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod client;
+pub mod container;
 pub mod deploy;
 pub mod fake_oap;
 pub mod go_http2;

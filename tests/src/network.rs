@@ -50,12 +50,17 @@ impl Networks {
         Ok(networks)
     }
 
-    /// Does something on one of the hosts, to which this thread goes for it: what is started there stays there.
-    pub fn within<T>(&self, host: Host, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        let name = match host {
+    /// What the host's namespace is called.
+    pub fn name(&self, host: Host) -> &str {
+        match host {
             Host::Client => &self.client,
             Host::Server => &self.server,
-        };
+        }
+    }
+
+    /// Does something on one of the hosts, to which this thread goes for it: what is started there stays there.
+    pub fn within<T>(&self, host: Host, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        let name = self.name(host);
         let home = Home(File::open("/proc/thread-self/ns/net").context("open our namespace")?);
         let there = File::open(format!("/run/netns/{name}")).context("open the namespace")?;
         go(&there).context("go into the namespace")?;

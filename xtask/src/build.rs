@@ -15,14 +15,22 @@ pub struct Options {
     /// For this processor [default: the one we run on]
     #[arg(long)]
     pub processor: Option<Processor>,
+    /// With everything linked in, for an image that has nothing else: target/static/skyprobe
+    #[arg(long = "static")]
+    pub is_static: bool,
 }
 
 /// Builds the release and says where it lies.
 pub fn run(options: &Options) -> Result<()> {
-    match options.processor {
-        Some(processor) => Builder::new(processor)?.release()?,
-        None => release()?,
-    };
+    let builder = Builder::new(match options.processor {
+        Some(processor) => processor,
+        None => Processor::own()?,
+    })?;
+    if options.is_static {
+        builder.release_static()?;
+    } else {
+        builder.release()?;
+    }
     Ok(())
 }
 

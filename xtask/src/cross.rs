@@ -3,6 +3,7 @@
 //! Rustup's compiler is taken if it has that target. Else Debian's is, which can compile for every processor and has
 //! each one's standard library in a package of that processor; it is only unpacked into the cache.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -128,6 +129,29 @@ impl Builder {
         )?;
         let binary = self.built("release", "skyprobe");
         step(format!("built {}", binary.display()));
+        Ok(binary)
+    }
+
+    /// Builds it with the C library linked in and without symbols, for an image that has nothing else, and says where it
+    /// lies.
+    ///
+    /// Not for hosts: a static glibc that finds other name services than DNS configured loads the host's, which may be
+    /// of another version.
+    pub fn release_static(&self) -> Result<PathBuf> {
+        // Only the last step differs from the release. Cargo puts both at one place, so the usual one comes back after.
+        self.release()?;
+        step("linking it statically");
+        check(
+            self.cargo("rustc")
+                .args(["--release", "--package", "probe-user", "--bin", "skyprobe", "--"])
+                .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]),
+        )?;
+        let usual = self.built("release", "skyprobe");
+        let folder = self.built("static", "");
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let binary = folder.join("skyprobe");
+        fs::copy(&usual, &binary).with_context(|| format!("copy {}", usual.display()))?;
+        self.release()?;
         Ok(binary)
     }
 }

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod fuzz;
 pub mod go;
 pub mod http;
+pub mod image;
 pub mod kubernetes;
 pub mod oap;
 pub mod offsets;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, fuzz, kubernetes, oap, offsets, process, test, toolchain, vm};
+use xtask::{bench, build, demo, fuzz, image, kubernetes, oap, offsets, process, test, toolchain, vm};
 
 /// The project's tools
 #[derive(Parser)]
@@ -20,6 +20,8 @@ enum Command {
     Toolchain,
     /// Build the release binary, target/release/skyprobe
     Build(build::Options),
+    /// Build the container image, without a container daemon
+    Image(image::Options),
     /// Run every test there is
     Test(test::Options),
     /// Trace three small Go services and show the traces
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Toolchain => toolchain::install().map(|()| ExitCode::SUCCESS),
         Command::Build(options) => build::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Image(options) => image::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => Ok(test::run(&options)),
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Offsets(options) => offsets::run(&options).map(|()| ExitCode::SUCCESS),

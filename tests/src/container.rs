@@ -1,0 +1,254 @@
+//! A pod's container without a cluster: from its manifest what a kubelet and a container runtime would make of it, run
+//! by runc.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use xtask::{debian, image};
+
+use crate::deploy::run;
+
+/// What runtimes hide of `/proc` and `/sys` from containers that are not privileged.
+const MASKED: [&str; 9] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// The default profile of system calls of Debian's container programs: that of Docker and containerd but for details.
+const SECCOMP: &str = "/usr/share/containers/seccomp.json";
+
+/// A folder that runc runs: our image's files and how they are to be run.
+pub struct Bundle {
+    pub folder: PathBuf,
+    config: Value,
+}
+
+/// What the cluster would fill in.
+#[derive(Debug)]
+pub struct Around<'a> {
+    /// For each volume that is no folder of the host the folder with its content.
+    pub volumes: BTreeMap<&'a str, &'a Path>,
+    pub node: &'a str,
+    /// A network namespace, the pod's.
+    pub network: &'a str,
+}
+
+impl Bundle {
+    /// Builds our image and unpacks it below `folder`, as an implementation of OCI's that is not the one that built it
+    /// reads it.
+    pub fn of_our_image(folder: &Path) -> Result<Self> {
+        debian::ensure_program("runc", "runc", "runc, to run a container")?;
+        debian::ensure_program("umoci", "umoci", "umoci, to unpack an image")?;
+        let layout = folder.join("image");
+        image::layout(&layout)?;
+        let place = folder.join("bundle");
+        let image = format!("{}:image", layout.display());
+        run(Command::new("umoci")
+            .args(["unpack", "--image", &image])
+            .arg(&place))?;
+        let config = fs::read(place.join("config.json")).context("read what umoci wrote")?;
+        Ok(Self {
+            folder: place,
+            config: serde_json::from_slice(&config)?,
+        })
+    }
+
+    /// Says how the one container of a pod is to run.
+    pub fn configure(&mut self, pod: &Value, around: &Around<'_>) -> Result<()> {
+        let container = pod.pointer("/containers/0").context("a pod without container")?;
+        let security = container.get("securityContext").context("no securityContext")?;
+        let is = |name: &str| security.get(name).and_then(Value::as_bool);
+        let process = json!({
+            "terminal": false,
+            "cwd": "/",
+            "user": { "uid": security.get("runAsUser"), "gid": security.get("runAsGroup") },
+            "args": self.arguments(container, around)?,
+            "env": self.config.pointer("/process/env"),
+            "capabilities": capabilities(security)?,
+            "noNewPrivileges": is("allowPrivilegeEscalation") == Some(false),
+        });
+        let mut namespaces = vec![
+            json!({ "type": "mount" }),
+            json!({ "type": "ipc" }),
+            json!({ "type": "uts" }),
+            json!({ "type": "network", "path": format!("/run/netns/{}", around.network) }),
+        ];
+        if pod.get("hostPID") != Some(&json!(true)) {
+            namespaces.push(json!({ "type": "pid" }));
+        }
+        let memory = container
+            .pointer("/resources/limits/memory")
+            .and_then(Value::as_str);
+        let memory = memory
+            .and_then(|limit| limit.strip_suffix("Mi")?.parse::<u64>().ok())
+            .context("no limit of memory in Mi")?;
+        self.config = json!({
+            "ociVersion": "1.0.2",
+            "hostname": "skyprobe-x7k2q",
+            "root": { "path": "rootfs", "readonly": is("readOnlyRootFilesystem") == Some(true) },
+            "process": process,
+            "mounts": mounts(pod, container, around)?,
+            "linux": {
+                "namespaces": namespaces,
+                "resources": {
+                    "devices": [{ "allow": false, "access": "rwm" }],
+                    "memory": { "limit": memory * 1024 * 1024 },
+                },
+                "seccomp": match security.pointer("/seccompProfile/type").and_then(Value::as_str) {
+                    Some("RuntimeDefault") => seccomp(&added(security)?)?,
+                    other => bail!("nothing here runs with the seccomp profile {other:?}"),
+                },
+                "maskedPaths": MASKED,
+                "readonlyPaths": READ_ONLY,
+            },
+        });
+        let text = serde_json::to_string_pretty(&self.config)?;
+        fs::write(self.folder.join("config.json"), text).context("write the bundle's config.json")
+    }
+
+    /// The command that runs it.
+    pub fn command(&self, name: &str) -> Command {
+        let mut runc = Command::new("runc");
+        runc.arg("run").arg("--bundle").arg(&self.folder).arg(name);
+        runc
+    }
+
+    /// The image's entry point and what the manifest has after it.
+    fn arguments(&self, container: &Value, around: &Around<'_>) -> Result<Vec<String>> {
+        let texts = |value: Option<&Value>| -> Result<Vec<String>> {
+            Ok(serde_json::from_value(value.cloned().unwrap_or(json!([])))?)
+        };
+        let images = texts(self.config.pointer("/process/args"))?;
+        let entry = images.first().context("the image has no entry point")?;
+        let mut arguments = vec![entry.clone()];
+        for argument in texts(container.get("args"))? {
+            arguments.push(argument.replace("$(NODE_NAME)", around.node));
+        }
+        Ok(arguments)
+    }
+}
+
+/// What the manifest adds, as OCI calls it.
+fn added(security: &Value) -> Result<Vec<String>> {
+    ensure!(
+        security.pointer("/capabilities/drop") == Some(&json!(["ALL"])),
+        "the manifest keeps a runtime's own capabilities"
+    );
+    let added = security.pointer("/capabilities/add").cloned();
+    let added: Vec<String> = serde_json::from_value(added.context("no capabilities")?)?;
+    Ok(added.iter().map(|name| format!("CAP_{name}")).collect())
+}
+
+fn capabilities(security: &Value) -> Result<Value> {
+    let added = added(security)?;
+    Ok(json!({ "bounding": added, "effective": added, "permitted": added }))
+}
+
+/// Those of every container, and the manifest's, each of which takes the place of one at the same path.
+fn mounts(pod: &Value, container: &Value, around: &Around<'_>) -> Result<Vec<Value>> {
+    let mut mounts = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
+        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] }),
+        json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777"] }),
+        json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+            "options": ["nosuid", "noexec", "nodev"] }),
+        json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", "ro"] }),
+        json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"] }),
+    ];
+    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let volumes = list(pod.get("volumes"));
+    for wanted in list(container.get("volumeMounts")) {
+        let text = |name: &str| wanted.get(name).and_then(Value::as_str);
+        let (name, place) = (
+            text("name").context("no name")?,
+            text("mountPath").context("no path")?,
+        );
+        let volume = volumes
+            .iter()
+            .find(|volume| volume.get("name").is_some_and(|found| found == name))
+            .with_context(|| format!("no volume {name}"))?;
+        let mode = if wanted.get("readOnly") == Some(&json!(true)) {
+            "ro"
+        } else {
+            "rw"
+        };
+        let of_host = volume.pointer("/hostPath/path").and_then(Value::as_str);
+        let mount = if volume.get("emptyDir").is_some() {
+            json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": ["mode=777", mode] })
+        } else {
+            let source = match (of_host, around.volumes.get(name)) {
+                (Some(path), _) => Path::new(path),
+                (None, Some(path)) => path,
+                (None, None) => bail!("nothing to mount for the volume {name}"),
+            };
+            json!({ "destination": place, "type": "bind", "source": source,
+                "options": ["rbind", "rprivate", mode] })
+        };
+        mounts.retain(|mount| mount.get("destination").is_none_or(|found| found != place));
+        mounts.push(mount);
+    }
+    Ok(mounts)
+}
+
+/// The default profile for a container with these capabilities.
+fn seccomp(capabilities: &[String]) -> Result<Value> {
+    let text = fs::read(SECCOMP).with_context(|| format!("read {SECCOMP}"))?;
+    let profile: Value = serde_json::from_slice(&text)?;
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", "SCMP_ARCH_X86_64"),
+        _ => ("arm64", "SCMP_ARCH_AARCH64"),
+    };
+    let rules = profile
+        .get("syscalls")
+        .and_then(Value::as_array)
+        .context("no rules")?;
+    let mut kept = Vec::new();
+    for rule in rules {
+        let named = |list: &str| -> Vec<String> {
+            let list = rule.pointer(list).cloned().unwrap_or_default();
+            serde_json::from_value(list).unwrap_or_default()
+        };
+        let has = |name: &String| capabilities.contains(name);
+        let arches = named("/includes/arches");
+        let for_us = arches.is_empty() || arches.iter().any(|name| name == architecture.0);
+        if for_us && named("/includes/caps").iter().all(has) && !named("/excludes/caps").iter().any(has) {
+            let mut rule = rule.clone();
+            if let Some(fields) = rule.as_object_mut() {
+                fields.retain(|name, value| {
+                    let known = ["names", "action", "args", "errnoRet"].contains(&name.as_str());
+                    known && !value.is_null()
+                });
+            }
+            kept.push(rule);
+        }
+    }
+    Ok(json!({
+        "defaultAction": profile.get("defaultAction"),
+        "architectures": [architecture.1],
+        "syscalls": kept,
+    }))
+}
