@@ -107,6 +107,12 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     };
     let pods = Pods::default();
     let kubernetes = Kubernetes::new(&config, &naming::OUR_HOST, &pods).await?;
+    if kubernetes.is_none() && config.select.asks_pods() {
+        warn!(
+            "Rules ask for pods, and Kubernetes is not asked, so they hold for nothing: name a kubeconfig with \
+             --kubeconfig, or leave them out"
+        );
+    }
     let (segments, receiver) = export::queue(config.oap.queue_segments, Arc::clone(&telemetry));
     let gauge = segments.gauge();
     let (registry, exporter) = exporter::start(&config, receiver, &telemetry)?;

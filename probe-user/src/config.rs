@@ -97,6 +97,19 @@ pub struct Select {
 }
 
 impl Select {
+    /// Whether a rule asks what only Kubernetes knows.
+    pub fn asks_pods(&self) -> bool {
+        let mut conditions = self.rules.iter().flat_map(|rule| &rule.conditions);
+        conditions.any(|condition| match condition {
+            Condition::Namespace(_)
+            | Condition::Workload(_)
+            | Condition::PodLabel(_)
+            | Condition::Annotation(_)
+            | Condition::Container(_) => true,
+            Condition::Exe(_) | Condition::Port(_) | Condition::Language(_) | Condition::Unit(_) => false,
+        })
+    }
+
     pub fn is_empty(&self) -> bool {
         let includes = |rule: &Rule| rule.verdict == Verdict::Include;
         self.pids.is_empty()

@@ -86,6 +86,8 @@ struct ContainerStatus {
 /// The API, ready to be watched.
 pub struct Kubernetes {
     client: Client,
+    /// Where it is, for who is told that it does not answer.
+    address: String,
     node: String,
     pods: Pods,
 }
@@ -111,11 +113,13 @@ impl Kubernetes {
                 kube::Config::incluster().map_err(KubernetesError::Outside)?
             }
         };
+        let address = client_config.cluster_url.to_string();
         let client = Client::try_from(client_config).map_err(KubernetesError::Client)?;
         // Who asks from here on is told that there is more to come.
         pods.set_knowledge(Knowledge::Behind);
         Ok(Some(Self {
             client,
+            address,
             node: asked.node.clone().unwrap_or_else(|| host.to_owned()),
             pods: pods.clone(),
         }))
@@ -168,7 +172,8 @@ impl Kubernetes {
                     self.pods.set_knowledge(Knowledge::Behind);
                     if let Some(count) = repeats.admit((), tokio::time::Instant::now()) {
                         let error = crate::chain(&error);
-                        warn!(%error, count, "Kubernetes' API does not tell of pods: new ones are named by their processes");
+                        let address = &self.address;
+                        warn!(%error, address, count, "Kubernetes' API does not tell of pods: new ones are named by their processes");
                     }
                     false
                 }

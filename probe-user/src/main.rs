@@ -14,6 +14,9 @@ use probe_user::{
     status::{self, AskError},
 };
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// The call was not understood or cannot be carried out as it was written.
 const USAGE: u8 = 2;
@@ -144,10 +147,20 @@ fn log_to_stderr(level: LogLevel) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
+    // Kubernetes' client says each failure of its own accord; we say them with the address, and once a minute.
+    let of_client = if level > LevelFilter::INFO {
+        level
+    } else {
+        LevelFilter::OFF
+    };
+    let shown = Targets::new()
+        .with_default(level)
+        .with_target("kube_client", of_client);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(shown))
         .init();
 }
