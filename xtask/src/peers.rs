@@ -35,18 +35,54 @@ const GRPC_EXAMPLES: Programs = Programs {
     parts: None,
     flags: &[],
     programs: &[
-        ("greeter_server", "helloworld/greeter_server"),
-        ("greeter_client", "helloworld/greeter_client"),
-        ("route_guide_server", "route_guide/server"),
-        ("route_guide_client", "route_guide/client"),
-        ("multiplex_server", "features/multiplex/server"),
-        ("multiplex_client", "features/multiplex/client"),
-        ("retry_server", "features/retry/server"),
-        ("retry_client", "features/retry/client"),
-        ("deadline_server", "features/deadline/server"),
-        ("deadline_client", "features/deadline/client"),
-        ("cancellation_server", "features/cancellation/server"),
-        ("cancellation_client", "features/cancellation/client"),
+        (
+            "greeter_server",
+            "google.golang.org/grpc/examples/helloworld/greeter_server",
+        ),
+        (
+            "greeter_client",
+            "google.golang.org/grpc/examples/helloworld/greeter_client",
+        ),
+        (
+            "route_guide_server",
+            "google.golang.org/grpc/examples/route_guide/server",
+        ),
+        (
+            "route_guide_client",
+            "google.golang.org/grpc/examples/route_guide/client",
+        ),
+        (
+            "multiplex_server",
+            "google.golang.org/grpc/examples/features/multiplex/server",
+        ),
+        (
+            "multiplex_client",
+            "google.golang.org/grpc/examples/features/multiplex/client",
+        ),
+        (
+            "retry_server",
+            "google.golang.org/grpc/examples/features/retry/server",
+        ),
+        (
+            "retry_client",
+            "google.golang.org/grpc/examples/features/retry/client",
+        ),
+        (
+            "deadline_server",
+            "google.golang.org/grpc/examples/features/deadline/server",
+        ),
+        (
+            "deadline_client",
+            "google.golang.org/grpc/examples/features/deadline/client",
+        ),
+        (
+            "cancellation_server",
+            "google.golang.org/grpc/examples/features/cancellation/server",
+        ),
+        (
+            "cancellation_client",
+            "google.golang.org/grpc/examples/features/cancellation/client",
+        ),
     ],
 };
 
@@ -59,9 +95,12 @@ const GRPC_GATEWAY: Programs = Programs {
     programs: &[
         (
             "example-gateway-server",
-            "examples/internal/cmd/example-gateway-server",
+            "github.com/grpc-ecosystem/grpc-gateway/v2/examples/internal/cmd/example-gateway-server",
         ),
-        ("example-grpc-server", "examples/internal/cmd/example-grpc-server"),
+        (
+            "example-grpc-server",
+            "github.com/grpc-ecosystem/grpc-gateway/v2/examples/internal/cmd/example-grpc-server",
+        ),
     ],
 };
 
