@@ -22,6 +22,7 @@ use tests::{
     segment::Segment,
     target::{Load, Service},
 };
+use xtask::step::wait_until;
 
 /// Longer than the probe takes to see that its file has changed, on a busy machine.
 const TAKEN_OVER: Duration = Duration::from_secs(20);
@@ -151,6 +152,42 @@ fn a_changed_file_is_taken_over_and_who_stays_loses_nothing() {
     // Each asked of the first request only while it was meant; the last reload meant all of them.
     assert_eq!((of("comes"), of("goes")), (2, 1));
     all_is_told(&stays.records().unwrap(), &ended.of_services(&["stays"]));
+}
+
+/// Connections outlive the selection: who comes back has them still, and its requests get headers.
+#[test]
+fn who_is_selected_again_has_its_connections() {
+    needs_probe!();
+    let shop = Shop::open();
+    let back = shop.service("back", 2_000);
+    let front = Service::start(&shop.copy("front"), "front", 1_000, Some(&back)).unwrap();
+    shop.configure("exe: [SHOP/front, SHOP/back]\n");
+    let probe = shop.probe();
+    let ask = |id: u32| assert_eq!(front.get(&format!("/sync/{id}")).unwrap().status, 200);
+    ask(1);
+    shop.configure("exe: [SHOP/back]\n");
+    probe.wait_for_words("Process let go", TAKEN_OVER).unwrap();
+    ask(2);
+    let traced = |probe: &Probe| probe.stderr().matches("service=\"front\"").count();
+    let before = traced(&probe);
+    shop.configure("exe: [SHOP/front, SHOP/back]\n");
+    wait_until(TAKEN_OVER, || traced(&probe) > before);
+    ask(3);
+    probe.segment_of("Entry", "/sync/3").unwrap();
+    let ended = probe.stop().unwrap();
+    assert!(!ended.stderr.contains("not enrolled"), "{}", ended.stderr);
+    let entry = |id: u32| {
+        let own = ended.segments.iter().filter(|segment| segment.service == "front");
+        own.filter_map(Segment::entry)
+            .any(|span| span.path() == Some(&format!("/sync/{id}")))
+    };
+    assert_eq!([entry(1), entry(2), entry(3)], [true, false, true]);
+    // What `back` served for the third came with a header, over the connection of the first.
+    let referred = ended.segments.iter().filter(|segment| segment.service == "back");
+    let referred = referred
+        .filter_map(Segment::entry)
+        .filter(|span| !span.refs.is_empty());
+    assert_eq!(referred.count(), 2, "{:#?}", ended.segments);
 }
 
 /// What systemd starts is in a group that has the unit's name.

@@ -1,6 +1,7 @@
 //! A target's open client sockets go into the socket map: connections older than the probe.
 
 use std::{
+    collections::HashSet,
     fs, io,
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -34,6 +35,7 @@ pub(super) fn enrol(map: &mut SockHash<&mut MapData, u64>, process: &Process) ->
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let listening = Listeners::default().ports_of(process);
     let mut enrolled = Enrolled::default();
+    let mut ours = None;
     for entry in fs::read_dir(PathBuf::from(format!("/proc/{}/fd", process.pid)))? {
         let Ok(entry) = entry else { continue };
         let is_socket = fs::read_link(entry.path()).is_ok_and(|target| {
@@ -61,9 +63,17 @@ pub(super) fn enrol(map: &mut SockHash<&mut MapData, u64>, process: &Process) ->
         let Ok(cookie) = sockopt::socket_cookie(&socket) else {
             continue;
         };
-        match map.insert(cookie, socket.as_raw_fd(), 0) {
-            Ok(()) => enrolled.sockets += 1,
-            Err(_) => enrolled.refused += 1,
+        let is_in = match map.insert(cookie, socket.as_raw_fd(), 0) {
+            Ok(()) => true,
+            // The kernel takes no socket twice. Who was let go and is traced again has left his here.
+            Err(_) => ours
+                .get_or_insert_with(|| map.keys().filter_map(Result::ok).collect::<HashSet<u64>>())
+                .contains(&cookie),
+        };
+        if is_in {
+            enrolled.sockets += 1;
+        } else {
+            enrolled.refused += 1;
         }
     }
     Ok(enrolled)
