@@ -18,7 +18,10 @@ use probe_user::{
     },
     requests::Requests,
     telemetry::Telemetry,
-    trace::{Settings, Tracer, segment::Identity},
+    trace::{
+        Settings, Tracer,
+        segment::{Identity, Segment},
+    },
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -49,54 +52,28 @@ fn main() {
     });
     assert_eq!(decoded, 2 * u64::from(ROUNDS));
 
-    let (mut segments, mut spans) = (Vec::new(), 0);
+    let mut spans = 0;
     let tracing = measure(|| {
-        for record in records.iter().cycle().take(2 * ROUNDS as usize) {
-            tracer.on_event(
-                &decode(record).unwrap(),
-                1_700_000_000_000_000_000,
-                &(),
-                &mut segments,
-            );
-            spans += segments
-                .drain(..)
-                .map(|segment| segment.spans.len())
-                .sum::<usize>();
-        }
+        trace(&mut tracer, &records, |segments| {
+            spans += segments.iter().map(|segment| segment.spans.len()).sum::<usize>();
+        });
     });
     assert_eq!(spans, 2 * ROUNDS as usize, "each event is a span");
 
     let requests = Requests::default();
     let counting = measure(|| {
-        for record in records.iter().cycle().take(2 * ROUNDS as usize) {
-            tracer.on_event(
-                &decode(record).unwrap(),
-                1_700_000_000_000_000_000,
-                &(),
-                &mut segments,
-            );
-            requests.count(&segments);
-            segments.clear();
-        }
+        trace(&mut tracer, &records, |segments| requests.count(segments));
     });
     let counted: u64 = requests.table().series().map(|(.., series)| series.count()).sum();
     assert_eq!(counted, 2 * u64::from(ROUNDS), "each span is counted");
 
     let writing = measure(|| {
-        for record in records.iter().cycle().take(2 * ROUNDS as usize) {
-            tracer.on_event(
-                &decode(record).unwrap(),
-                1_700_000_000_000_000_000,
-                &(),
-                &mut segments,
-            );
-            json.export(&segments).unwrap();
-            segments.clear();
-        }
+        trace(&mut tracer, &records, |segments| json.export(segments).unwrap());
     });
     let telemetry = Arc::new(Telemetry::default());
     let (sender, mut receiver) = export::queue(export::QUEUE_SEGMENTS, Arc::clone(&telemetry));
     let accounts = Arc::clone(&telemetry);
+    let mut segments = Vec::new();
     let passing = measure(|| {
         let exporter = thread::spawn(move || {
             let mut batch = Vec::new();
@@ -137,6 +114,21 @@ fn main() {
             "{what:23} {each_ns:6} ns an event, {:9} events a second",
             1_000_000_000 / each_ns.max(1)
         );
+    }
+}
+
+/// Traces both records so many times, and hands over what is finished.
+fn trace(tracer: &mut Tracer, records: &[Vec<u8>], mut finished: impl FnMut(&[Segment])) {
+    let mut segments = Vec::new();
+    for record in records.iter().cycle().take(2 * ROUNDS as usize) {
+        tracer.on_event(
+            &decode(record).unwrap(),
+            1_700_000_000_000_000_000,
+            &(),
+            &mut segments,
+        );
+        finished(&segments);
+        segments.clear();
     }
 }
 

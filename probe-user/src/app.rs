@@ -20,7 +20,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{self, Sender},
     },
     thread::{self, JoinHandle},
@@ -262,18 +262,16 @@ const PODS_WAIT: Duration = Duration::from_secs(3);
 
 async fn watch_pods(kubernetes: Kubernetes, notices: Sender<Notice>) -> JoinHandleOfTask<()> {
     let (known, are_known) = oneshot::channel();
-    let known = Mutex::new(Some(known));
+    let mut known = Some(known);
+    let changed = move || {
+        if let Some(known) = known.take() {
+            let _nobody_waits = known.send(());
+        }
+        // Without the targets thread nobody is named.
+        let _ = notices.send(Notice::Pods);
+    };
     #[expect(clippy::disallowed_methods, reason = "this is app")]
-    let watching = tokio::spawn(async move {
-        let changed = || {
-            if let Some(known) = known.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                let _nobody_waits = known.send(());
-            }
-            // Without the targets thread nobody is named.
-            let _ = notices.send(Notice::Pods);
-        };
-        kubernetes.watch(changed).await;
-    });
+    let watching = tokio::spawn(kubernetes.watch(changed));
     let _late = tokio::time::timeout(PODS_WAIT, are_known).await;
     watching
 }

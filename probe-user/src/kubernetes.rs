@@ -127,7 +127,7 @@ impl Kubernetes {
 
     /// Keeps the pods as the API has them, and calls `changed` whenever processes may be named or selected otherwise.
     /// Never ends; an API that does not answer is asked again, at longer and longer intervals.
-    pub async fn watch(self, changed: impl Fn()) {
+    pub async fn watch(self, mut changed: impl FnMut()) {
         let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
         let api: Api<PodObject> = Api::all_with(self.client.clone(), &resource);
         let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));

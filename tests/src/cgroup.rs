@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use probe_user::kernel::feature::Cgroup as Cgroup2;
 
 /// A group of the hierarchy of version 2, and those above it that were made for it; all are gone with it.
 #[derive(Debug)]
@@ -76,11 +77,6 @@ impl Drop for Cgroup {
 }
 
 fn root() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let root = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (place, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(place))
-    });
-    root.context("no cgroup v2 hierarchy is mounted")
+    let found = Cgroup2::find().context("no cgroup v2 hierarchy is mounted")?;
+    Ok(found.path)
 }

@@ -18,7 +18,7 @@ use crate::{
     network::{Host, Networks},
     probe::Probe,
     scene::{Scene, truth_program},
-    target::Service,
+    target::{Service, unshared},
 };
 
 /// Longer than the probe waits for anything it is told by the API.
@@ -142,20 +142,8 @@ impl<'a> Shop<'a> {
     /// The same in mount, process and host name namespaces of its own, with its program in a file system that only it
     /// sees.
     fn serve_contained(&self, container: &Cgroup, arguments: &[&str]) -> Result<Service> {
-        let script =
-            "mount -t tmpfs tmpfs /mnt && cp \"$0\" /mnt/app && hostname contained && exec /mnt/app \"$@\"";
         let mut command = container.command(Path::new("unshare"));
-        command
-            .args([
-                "--mount",
-                "--pid",
-                "--uts",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-            ])
-            .args(["sh", "-c", script])
-            .arg(self.program());
+        unshared(&mut command, &self.program(), "app");
         serve(&mut command, arguments)
     }
 

@@ -20,7 +20,7 @@ use tests::{
     probe::Probe,
     scene::{self, Scene, all_is_told, truth_program},
     skip::full,
-    target::{Go, GoBuild, Load, Service, Target},
+    target::{Go, GoBuild, Load, Service, Target, unshared},
     truth,
 };
 
@@ -188,19 +188,10 @@ fn a_copy_that_runs_into_hooks_goes_on_unseen() {
 /// A service in mount and process namespaces of its own, whose program nobody else can see: it lies in memory that is
 /// mounted there.
 fn contained(name: &str, first_id: u64, arguments: &[&str]) -> Service {
-    let script = "mount -t tmpfs tmpfs /mnt && cp \"$0\" /mnt/contained && exec /mnt/contained \"$@\"";
+    let mut command = Command::new("unshare");
+    unshared(&mut command, &truth_program().unwrap(), "contained");
     Service::spawn(
-        Command::new("unshare")
-            .args([
-                "--mount",
-                "--pid",
-                "--uts",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-            ])
-            .args(["sh", "-c", script])
-            .arg(truth_program().unwrap())
+        command
             .args(["serve", "-name", name, "-first-id", &first_id.to_string()])
             .args(arguments)
             .env("SW_AGENT_NAME", name)

@@ -489,7 +489,7 @@ impl Targets {
         }
         self.looks += 1;
         let by_port = self.selection.depends_on_ports();
-        if by_port {
+        if by_port && self.selection.excludes() {
             self.reselect(|meant| meant == Meant::Excluded);
         }
         let anew = by_port || self.is_changed || self.unnoticed > unnoticed_before;

@@ -173,7 +173,7 @@ impl File {
 }
 
 /// Nothing behind the colon, or one of YAML's words for it.
-fn is_nothing(scalar: &MarkedScalarNode) -> bool {
+pub(super) fn is_nothing(scalar: &MarkedScalarNode) -> bool {
     scalar.may_coerce() && matches!(scalar.as_str(), "" | "~" | "null")
 }
 

@@ -4,7 +4,7 @@ use marked_yaml::{Node, types::MarkedMappingNode};
 
 use super::{
     ConfigError,
-    file::File,
+    file::{File, is_nothing},
     key::Given,
     value::{self, Choice},
 };
@@ -81,7 +81,7 @@ pub(super) const CONDITIONS: [&str; 9] = [
 pub(super) fn parse(file: &File, value: &Node) -> Result<Vec<Rule>, ConfigError> {
     let nodes = match value {
         Node::Sequence(nodes) => nodes.iter(),
-        Node::Scalar(nothing) if nothing.may_coerce() && matches!(nothing.as_str(), "" | "~" | "null") => {
+        Node::Scalar(scalar) if is_nothing(scalar) => {
             return Ok(Vec::new());
         }
         Node::Scalar(_) | Node::Mapping(_) => {
@@ -122,9 +122,7 @@ fn rule(file: &File, node: &Node) -> Result<Rule, ConfigError> {
     let conditions = match below {
         Node::Mapping(conditions) => conditions_of(file, conditions)?,
         // `- include:` with nothing below it.
-        Node::Scalar(nothing) if nothing.may_coerce() && matches!(nothing.as_str(), "" | "~" | "null") => {
-            Vec::new()
-        }
+        Node::Scalar(scalar) if is_nothing(scalar) => Vec::new(),
         Node::Scalar(_) | Node::Sequence(_) => return Err(wrong(file, below, form)),
     };
     Ok(Rule { verdict, conditions })

@@ -54,6 +54,13 @@ pub enum Meant {
     NotYet,
 }
 
+impl Meant {
+    /// Whether who is traced is let go.
+    pub fn ends(self) -> bool {
+        matches!(self, Self::No | Self::Excluded)
+    }
+}
+
 /// How old a process in a pod is when it is looked at without its pod: a pod is known before it starts, so who is as old
 /// has one that nobody knows.
 const POD_KNOWN_AFTER: Duration = Duration::from_secs(10);
@@ -132,44 +139,16 @@ impl Selection {
             }
             processes.push(Process::read(pid)?.ok_or(SelectError::NoProcess { pid })?);
         }
-        let mut rules = select
-            .rules
-            .iter()
-            .map(|rule| {
-                let mut tests = rule
-                    .conditions
-                    .iter()
-                    .map(Test::new)
-                    .collect::<Result<Vec<_>, _>>()?;
-                tests.sort_by_key(Test::cost);
-                Ok(Rule {
-                    verdict: rule.verdict,
-                    tests,
-                })
-            })
-            .collect::<Result<Vec<_>, SelectError>>()?;
-        // What else selects is a rule as well, behind those.
-        let mut include = |test| {
-            rules.push(Rule {
-                verdict: Verdict::Include,
-                tests: vec![test],
-            });
-        };
-        if !select.exes.is_empty() {
-            include(Test::Exe(globs(&select.exes)?));
-        }
-        if !select.ports.is_empty() {
-            include(Test::Port(select.ports.iter().copied().collect()));
-        }
-        if select.all_go {
-            include(Test::Language(vec![Language::Go]));
-        }
-        Ok(Self { processes, rules })
+        Ok(Self {
+            processes,
+            rules: rules(select)?,
+        })
     }
 
-    /// The processes that `old` names by id: they are meant whatever the rules are now.
-    pub fn keep_processes(&mut self, old: Self) {
-        self.processes = old.processes;
+    /// From here on these rules hold. The processes that were named by id are meant whatever they say.
+    pub fn take_over(&mut self, select: &Select) -> Result<(), SelectError> {
+        self.rules = rules(select)?;
+        Ok(())
     }
 
     /// The processes named by id.
@@ -187,6 +166,11 @@ impl Selection {
     pub fn depends_on_ports(&self) -> bool {
         let mut tests = self.rules.iter().flat_map(|rule| &rule.tests);
         tests.any(|test| matches!(test, Test::Port(_)))
+    }
+
+    /// Whether a rule leaves processes out.
+    pub fn excludes(&self) -> bool {
+        self.rules.iter().any(|rule| rule.verdict == Verdict::Exclude)
     }
 
     /// Whether `process` is meant, and by what. A program listens some time after its start, and its pod may change: a
@@ -241,6 +225,42 @@ impl Selection {
     }
 }
 
+fn rules(select: &Select) -> Result<Vec<Rule>, SelectError> {
+    let mut rules = select
+        .rules
+        .iter()
+        .map(|rule| {
+            let mut tests = rule
+                .conditions
+                .iter()
+                .map(Test::new)
+                .collect::<Result<Vec<_>, _>>()?;
+            tests.sort_by_key(Test::cost);
+            Ok(Rule {
+                verdict: rule.verdict,
+                tests,
+            })
+        })
+        .collect::<Result<Vec<_>, SelectError>>()?;
+    // What else selects is a rule as well, behind those.
+    let mut include = |test| {
+        rules.push(Rule {
+            verdict: Verdict::Include,
+            tests: vec![test],
+        });
+    };
+    if !select.exes.is_empty() {
+        include(Test::Exe(globs(&select.exes)?));
+    }
+    if !select.ports.is_empty() {
+        include(Test::Port(select.ports.iter().copied().collect()));
+    }
+    if select.all_go {
+        include(Test::Language(vec![Language::Go]));
+    }
+    Ok(rules)
+}
+
 impl Rule {
     fn wish(&self) -> Wish {
         let names = |test: &Test| matches!(test, Test::Exe(_) | Test::Port(_));
@@ -266,9 +286,7 @@ impl Test {
             Condition::Unit(texts) => Self::Unit(globs(texts)?),
         })
     }
-}
 
-impl Test {
     /// What takes longest is asked last.
     fn cost(&self) -> u8 {
         match self {

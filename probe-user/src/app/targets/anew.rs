@@ -7,11 +7,7 @@ use tracing::{info, warn};
 use super::Targets;
 use crate::{
     app::supervisor,
-    config::Select,
-    discover::{
-        pod::Knowledge,
-        select::{Meant, Selection},
-    },
+    discover::{pod::Knowledge, select::Meant},
     naming::{self, Known},
 };
 
@@ -31,7 +27,7 @@ impl Targets {
     /// What was said of processes may be wrong by now, and their names too.
     pub(super) fn on_pods(&mut self) {
         self.surroundings.begin_look();
-        self.reselect(|meant| matches!(meant, Meant::No | Meant::Excluded));
+        self.reselect(Meant::ends);
         self.rename();
         self.look_at_late_ones();
         // The others are looked at when they all are: a pod changes several times while it starts.
@@ -91,24 +87,15 @@ impl Targets {
                 return;
             }
         };
-        match Selection::new(&Select {
-            pids: Vec::new(),
-            ..now.select.clone()
-        }) {
-            Ok(selection) => {
-                let old = mem::replace(&mut self.selection, selection);
-                self.selection.keep_processes(old);
-            }
-            Err(error) => {
-                let error = crate::chain(&error);
-                warn!(error, "Configuration not taken over: what held before holds on");
-                return;
-            }
+        if let Err(error) = self.selection.take_over(&now.select) {
+            let error = crate::chain(&error);
+            warn!(error, "Configuration not taken over: what held before holds on");
+            return;
         }
         self.config = Arc::new(now);
         self.refused.clear();
         self.surroundings.begin_look();
-        self.reselect(|meant| matches!(meant, Meant::No | Meant::Excluded));
+        self.reselect(Meant::ends);
         self.is_changed = true;
         info!(
             targets = self.targets.len(),
