@@ -4,13 +4,14 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use xtask::{debian, image};
+use xtask::{debian, image::Image, process::Running, toolchain};
 
 use crate::deploy::run;
 
@@ -36,10 +37,16 @@ const READ_ONLY: [&str; 5] = [
 
 /// The default profile of system calls of Debian's container programs: that of Docker and containerd but for details.
 const SECCOMP: &str = "/usr/share/containers/seccomp.json";
+const SECCOMP_PACKAGE: &str = "golang-github-containers-common";
+
+/// Where a pod finds what its account may show.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// A folder that runc runs: our image's files and how they are to be run.
 pub struct Bundle {
     pub folder: PathBuf,
+    /// The image's files.
+    pub files: PathBuf,
     config: Value,
 }
 
@@ -48,28 +55,53 @@ pub struct Bundle {
 pub struct Around<'a> {
     /// For each volume that is no folder of the host the folder with its content.
     pub volumes: BTreeMap<&'a str, &'a Path>,
+    /// For pods that want one.
+    pub account: Option<Account<'a>>,
+    /// What the pod has for `/etc/hosts`.
+    pub hosts: &'a Path,
     pub node: &'a str,
     /// A network namespace, the pod's.
     pub network: &'a str,
 }
 
+/// What a pod finds of its account.
+#[derive(Clone, Copy, Debug)]
+pub struct Account<'a> {
+    /// With `token`, `ca.crt` and `namespace`.
+    pub folder: &'a Path,
+    /// Where it reaches the API server.
+    pub server: SocketAddr,
+}
+
 impl Bundle {
-    /// Builds our image and unpacks it below `folder`, as an implementation of OCI's that is not the one that built it
+    /// Builds an image and unpacks it below `folder`, as an implementation of OCI's that is not the one that built it
     /// reads it.
-    pub fn of_our_image(folder: &Path) -> Result<Self> {
+    pub fn of(image: Image, folder: &Path) -> Result<Self> {
         debian::ensure_program("runc", "runc", "runc, to run a container")?;
         debian::ensure_program("umoci", "umoci", "umoci, to unpack an image")?;
         let layout = folder.join("image");
-        image::layout(&layout)?;
+        image.layout(&layout)?;
         let place = folder.join("bundle");
-        let image = format!("{}:image", layout.display());
+        let tag = format!("{}:image", layout.display());
         run(Command::new("umoci")
-            .args(["unpack", "--image", &image])
+            .args(["unpack", "--image", &tag])
             .arg(&place))?;
         let config = fs::read(place.join("config.json")).context("read what umoci wrote")?;
         Ok(Self {
+            files: place.join("rootfs"),
             folder: place,
             config: serde_json::from_slice(&config)?,
+        })
+    }
+
+    /// Another way to run the same files, which are not written to, in a folder of its own beside.
+    pub fn beside(&self, name: &str) -> Result<Self> {
+        let folder = self.folder.with_file_name(name);
+        fs::create_dir(&folder)?;
+        Ok(Self {
+            folder,
+            files: self.files.clone(),
+            config: self.config.clone(),
         })
     }
 
@@ -83,7 +115,7 @@ impl Bundle {
             "cwd": "/",
             "user": { "uid": security.get("runAsUser"), "gid": security.get("runAsGroup") },
             "args": self.arguments(container, around)?,
-            "env": self.config.pointer("/process/env"),
+            "env": self.environment(around)?,
             "capabilities": capabilities(security)?,
             "noNewPrivileges": is("allowPrivilegeEscalation") == Some(false),
         });
@@ -105,7 +137,7 @@ impl Bundle {
         self.config = json!({
             "ociVersion": "1.0.2",
             "hostname": "skyprobe-x7k2q",
-            "root": { "path": "rootfs", "readonly": is("readOnlyRootFilesystem") == Some(true) },
+            "root": { "path": self.files, "readonly": is("readOnlyRootFilesystem") == Some(true) },
             "process": process,
             "mounts": mounts(pod, container, around)?,
             "linux": {
@@ -126,11 +158,25 @@ impl Bundle {
         fs::write(self.folder.join("config.json"), text).context("write the bundle's config.json")
     }
 
-    /// The command that runs it.
-    pub fn command(&self, name: &str) -> Command {
-        let mut runc = Command::new("runc");
-        runc.arg("run").arg("--bundle").arg(&self.folder).arg(name);
-        runc
+    /// A container of it, with a name of its own.
+    pub fn container(&self) -> Container<'_> {
+        let place = self.folder.components().rev().take(2);
+        let place: Vec<_> = place.map(|part| part.as_os_str().to_string_lossy()).collect();
+        Container {
+            bundle: self,
+            name: format!("skyprobe-{}", place.concat()),
+        }
+    }
+
+    /// The image's own, and by what a pod finds the API server.
+    fn environment(&self, around: &Around<'_>) -> Result<Vec<String>> {
+        let images = self.config.pointer("/process/env").cloned();
+        let mut all: Vec<String> = serde_json::from_value(images.unwrap_or(json!([])))?;
+        if let Some(Account { server, .. }) = around.account {
+            all.push(format!("KUBERNETES_SERVICE_HOST={}", server.ip()));
+            all.push(format!("KUBERNETES_SERVICE_PORT={}", server.port()));
+        }
+        Ok(all)
     }
 
     /// The image's entry point and what the manifest has after it.
@@ -138,13 +184,60 @@ impl Bundle {
         let texts = |value: Option<&Value>| -> Result<Vec<String>> {
             Ok(serde_json::from_value(value.cloned().unwrap_or(json!([])))?)
         };
-        let images = texts(self.config.pointer("/process/args"))?;
-        let entry = images.first().context("the image has no entry point")?;
-        let mut arguments = vec![entry.clone()];
+        let mut arguments = texts(container.get("command"))?;
+        if arguments.is_empty() {
+            let images = texts(self.config.pointer("/process/args"))?;
+            arguments.push(images.into_iter().next().context("the image runs nothing")?);
+        }
         for argument in texts(container.get("args"))? {
             arguments.push(argument.replace("$(NODE_NAME)", around.node));
         }
         Ok(arguments)
+    }
+}
+
+/// A container. Dropped, it is gone, however it was run.
+pub struct Container<'b> {
+    bundle: &'b Bundle,
+    name: String,
+}
+
+impl Container<'_> {
+    /// The command that runs it, and ends with it.
+    pub fn command(&self) -> Command {
+        let mut runc = Command::new("runc");
+        runc.arg("run")
+            .arg("--bundle")
+            .arg(&self.bundle.folder)
+            .arg(&self.name);
+        runc
+    }
+
+    /// Runs it, and tells nobody what it says.
+    pub fn spawn(&self) -> Result<Running> {
+        let mut command = self.command();
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Running::start("runc", &mut command)
+    }
+
+    /// Its process, as the host counts them.
+    pub fn pid(&self) -> Result<u64> {
+        let state: Value = serde_json::from_str(&run(Command::new("runc").args(["state", &self.name]))?)?;
+        let pid = state.get("pid").and_then(Value::as_u64);
+        pid.context("a container without a process")
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        let mut delete = Command::new("runc");
+        delete
+            .args(["delete", "--force", &self.name])
+            .stderr(Stdio::null());
+        let _already_gone = delete.status();
     }
 }
 
@@ -155,7 +248,7 @@ fn added(security: &Value) -> Result<Vec<String>> {
         "the manifest keeps a runtime's own capabilities"
     );
     let added = security.pointer("/capabilities/add").cloned();
-    let added: Vec<String> = serde_json::from_value(added.context("no capabilities")?)?;
+    let added: Vec<String> = serde_json::from_value(added.unwrap_or(json!([])))?;
     Ok(added.iter().map(|name| format!("CAP_{name}")).collect())
 }
 
@@ -211,11 +304,24 @@ fn mounts(pod: &Value, container: &Value, around: &Around<'_>) -> Result<Vec<Val
         mounts.retain(|mount| mount.get("destination").is_none_or(|found| found != place));
         mounts.push(mount);
     }
+    let mut mount = |place: &str, source: &Path| {
+        mounts.push(
+            json!({ "destination": place, "type": "bind", "source": source, "options": ["rbind", "rprivate", "ro"] }),
+        );
+    };
+    mount("/etc/hosts", around.hosts);
+    if pod.get("automountServiceAccountToken") == Some(&json!(true)) {
+        mount(
+            ACCOUNT,
+            around.account.context("the pod wants its account")?.folder,
+        );
+    }
     Ok(mounts)
 }
 
 /// The default profile for a container with these capabilities.
 fn seccomp(capabilities: &[String]) -> Result<Value> {
+    toolchain::apt_install(&[SECCOMP_PACKAGE], "the usual profile of system calls")?;
     let text = fs::read(SECCOMP).with_context(|| format!("read {SECCOMP}"))?;
     let profile: Value = serde_json::from_slice(&text)?;
     let architecture = match std::env::consts::ARCH {

@@ -1,13 +1,15 @@
 //! What is deployed: `deploy/kubernetes` as kustomize renders it, the chart as Helm does, and what of both is compared.
 
 use std::{
+    collections::BTreeSet,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use xtask::kubernetes;
 
 /// Under which names and where both put the probe.
@@ -23,8 +25,29 @@ pub fn path(name: &str) -> PathBuf {
 
 /// The objects of a kustomization below `deploy/kubernetes`.
 pub fn kustomize(folder: &str) -> Result<Vec<Value>> {
+    kustomize_in(&path("kubernetes").join(folder))
+}
+
+/// The objects of an overlay that a user has in a folder somewhere else, with this patch of the base.
+pub fn overlay(folder: &Path, patch: &Value) -> Result<Vec<Value>> {
+    // Kustomize wants no absolute paths.
+    let folder = folder.canonicalize()?;
+    let up = "../".repeat(folder.components().count() - 1);
+    let base = path("kubernetes/base").canonicalize()?;
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [format!("{up}{}", base.strip_prefix("/")?.display())],
+        "patches": [{ "patch": patch.to_string() }],
+    });
+    fs::write(folder.join("kustomization.yaml"), kustomization.to_string())?;
+    kustomize_in(&folder)
+}
+
+/// The objects of a kustomization anywhere.
+pub fn kustomize_in(folder: &Path) -> Result<Vec<Value>> {
     let mut kustomize = Command::new(kubernetes::programs()?.join("kustomize"));
-    objects(&run(kustomize.arg("build").arg(path("kubernetes").join(folder)))?)
+    objects(&run(kustomize.arg("build").arg(folder))?)
 }
 
 /// The objects of the chart, with these values.
@@ -47,6 +70,27 @@ pub fn helm_command() -> Result<Command> {
     }
     helm.env_remove("KUBECONFIG");
     Ok(helm)
+}
+
+/// The probe's metrics that the rules of `deploy/monitoring` look at.
+pub fn metrics_in_rules() -> Result<BTreeSet<String>> {
+    let file = path("monitoring/prometheusrule.yaml");
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let rules = objects(&text)?;
+    let groups = of_kind(&rules, "PrometheusRule")?.pointer("/spec/groups");
+    let mut metrics = BTreeSet::new();
+    for group in groups.and_then(Value::as_array).context("no groups")? {
+        for rule in group.get("rules").and_then(Value::as_array).context("no rules")? {
+            let expression = rule
+                .get("expr")
+                .and_then(Value::as_str)
+                .context("no expression")?;
+            let words = expression.split(|letter: char| !letter.is_alphanumeric() && !"_:".contains(letter));
+            let own = words.filter(|word| word.starts_with("skyprobe_") || word.starts_with("process_"));
+            metrics.extend(own.map(str::to_owned));
+        }
+    }
+    Ok(metrics)
 }
 
 /// What a command says, if it succeeds.

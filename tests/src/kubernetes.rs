@@ -29,7 +29,13 @@
 
 mod client;
 
-use std::{path::PathBuf, sync::Mutex, sync::OnceLock, sync::PoisonError, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -134,6 +140,18 @@ impl Cluster {
         let answer = self.administrator.ask("POST", &path, Some(&request))?.object()?;
         let token = answer.pointer("/status/token").and_then(Value::as_str);
         token.map(str::to_owned).context("a token request gave no token")
+    }
+
+    /// Writes into a folder what a pod of this account finds mounted.
+    pub fn write_account(&self, namespace: &str, account: &str, folder: &Path) -> Result<()> {
+        fs::write(folder.join("token"), self.token_of(namespace, account)?)?;
+        fs::copy(self.server.authority(), folder.join("ca.crt"))?;
+        Ok(fs::write(folder.join("namespace"), namespace)?)
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
     }
 
     /// Server-side apply of one object, fields that do not exist refused; gives it as it is now.

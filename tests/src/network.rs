@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    net::{IpAddr, Ipv4Addr},
     os::fd::AsFd as _,
     process::{self, Command},
 };
@@ -25,6 +26,8 @@ pub struct Networks {
 }
 
 impl Networks {
+    /// The client's address.
+    pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 231, 77, 1));
     /// The server's address, and any port.
     pub const SERVER: &str = "10.231.77.2:0";
 

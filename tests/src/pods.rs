@@ -43,7 +43,6 @@ pub struct Running {
 /// `gateway`, a Deployment's pod, calls `orders`, a StatefulSet's, each with a container's isolation.
 pub struct Pair {
     pub scene: Scene,
-    pub networks: Networks,
     _pods: [Running; 2],
 }
 
@@ -147,14 +146,13 @@ impl<'a> Shop<'a> {
         serve(&mut command, arguments)
     }
 
-    /// Two pods with all of a container's isolation, one calling the other.
-    pub fn pair(&self) -> Result<Pair> {
+    /// Two pods with all of a container's isolation, one calling the other: the first is on the client's network.
+    pub fn pair(&self, networks: &Networks) -> Result<Pair> {
         let deployment = self.workload("Deployment", "gateway")?;
         let replica_set = self.cluster.replica_set(&deployment, "gateway-6d5f8")?;
         let stateful_set = self.workload("StatefulSet", "orders")?;
         let front = self.pod("gateway-6d5f8-x7k2q", Some(&replica_set), &[], true)?;
         let back = self.pod("orders-0", Some(&stateful_set), &[], false)?;
-        let networks = Networks::new()?;
         let listen = ["-first-id", "2000000", "-listen", Networks::SERVER];
         let back_service =
             networks.within(Host::Server, || self.serve_contained(&back.container, &listen))?;
@@ -167,7 +165,6 @@ impl<'a> Shop<'a> {
         };
         Ok(Pair {
             scene,
-            networks,
             _pods: [front, back],
         })
     }

@@ -17,7 +17,7 @@ use tests::{
     graphql::{GraphQl, Span},
     kubernetes::Cluster,
     needs_kubernetes, needs_probe, needs_rpc,
-    network::Host,
+    network::{Host, Networks},
     oap::{attach, attach_to, both_sides, eventually},
     pods::{self, NODE},
     rpc::{self, Row},
@@ -111,7 +111,8 @@ fn pods_are_drawn_under_the_names_they_have_in_the_cluster() {
     needs_kubernetes!();
     let cluster = Cluster::start().expect("an API server starts");
     let shop = pods::Shop::open(&cluster, "shop").expect("a namespace");
-    let pair = shop.pair().expect("two pods");
+    let networks = Networks::new().expect("two networks");
+    let pair = shop.pair(&networks).expect("two pods");
     let oap = oap();
     let graphql = GraphQl::new(oap.http);
     let follow = shop.follow(&cluster.kubeconfig()).expect("flags");
@@ -120,7 +121,7 @@ fn pods_are_drawn_under_the_names_they_have_in_the_cluster() {
     let _probe = attach(&oap, &flags).expect("the probe attaches");
     let (caller, callee) = ("gateway|shop|", "orders|shop|");
     eventually("the pods", || {
-        pair.networks.within(Host::Client, || {
+        networks.within(Host::Client, || {
             for id in 1..=5 {
                 ensure!(pair.scene.ask("sync", id)?.status == 200);
             }

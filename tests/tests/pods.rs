@@ -10,7 +10,7 @@ use tests::{
     cgroup::Cgroup,
     kubernetes::{Cluster, Pod},
     needs_kubernetes, needs_probe,
-    network::Host,
+    network::{Host, Networks},
     pods::{NODE, Running, Shop, TOLD, container_id, group},
     probe,
     scene::{self, all_is_told},
@@ -28,13 +28,13 @@ fn pods_are_called_what_they_are_called_in_the_cluster() {
     needs_probe!();
     needs_kubernetes!();
     let shop = shop("shop");
-    let pair = shop.pair().unwrap();
+    let networks = Networks::new().unwrap();
+    let pair = shop.pair(&networks).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("probe.sock");
     let status = ["--status-socket", socket.to_str().unwrap()];
     let probe = shop.probe(&shop.cluster.kubeconfig(), &status).unwrap();
-    let records = pair
-        .networks
+    let records = networks
         .within(Host::Client, || {
             for id in 1..=10 {
                 assert_eq!(pair.scene.ask("sync", id)?.status, 200);

@@ -25,6 +25,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is traced, and who asks the first of them in a container's world, where nobody else does.
+const SERVICES: [&str; 3] = ["gateway", "user-service", "order-service"];
+pub(crate) const PROGRAMS: [&str; 4] = ["gateway", "user-service", "order-service", "visitor"];
+
 /// How the demo runs.
 #[derive(clap::Args, Debug)]
 pub struct Options {
@@ -115,10 +119,7 @@ struct Shop {
 impl Shop {
     /// Builds the services as anybody would, and starts them; nothing in them knows of us.
     fn start(directory: &Path) -> Result<Self> {
-        let go = go::current()?;
-        fetch_modules(&go)?;
-        step("building three Go services (go build): gateway, user-service, order-service");
-        build_services(&go, directory)?;
+        build(&go::current()?, directory, &SERVICES)?;
         let [gateway, users, orders, orders_rpc] = http::free_addresses()?;
         step(format!(
             "starting gateway {gateway} -> user-service {users} -> order-service {orders}, all by HTTP, and gateway -> \
@@ -159,12 +160,18 @@ fn source() -> PathBuf {
     build::root().join("tests/targets/go/demo")
 }
 
-fn build_services(go: &Path, directory: &Path) -> Result<()> {
+/// Builds these of the demo's programs as anybody would.
+pub(crate) fn build(go: &Path, directory: &Path, programs: &[&str]) -> Result<()> {
+    fetch_modules(go)?;
+    step(format_args!(
+        "building Go programs (go build): {}",
+        programs.join(", ")
+    ));
     let mut command = Command::new(go);
-    command
-        .args(["build", "-o"])
-        .arg(directory)
-        .args(["./gateway", "./user-service", "./order-service"]);
+    command.args(["build", "-o"]).arg(directory);
+    for program in programs {
+        command.arg(format!("./{program}"));
+    }
     command.current_dir(source());
     // All is there: no network, no C compiler.
     command.envs([
