@@ -106,7 +106,7 @@ fn an_account_may_do_nothing_until_it_is_said_and_fields_that_do_not_exist_are_r
 /// All variants that are in the tree: what kustomize makes of each folder, and what Helm makes of each way to set it.
 fn variants() -> Vec<(String, Vec<Value>)> {
     let mut variants = Vec::new();
-    for folder in ["base", "overlays/privileged", "overlays/tls"] {
+    for folder in ["base", "overlays/privileged", "overlays/tls", "demo"] {
         variants.push((folder.to_owned(), kustomize(folder).unwrap()));
     }
     let ways: [&[&str]; 4] = [

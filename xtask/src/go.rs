@@ -148,6 +148,13 @@ fn downloaded(go: &Path, module: &str) -> Result<Downloaded> {
     download(go, module, &[])
 }
 
+/// The folder with a module's files.
+pub fn module(module: &str, version: &str) -> Result<PathBuf> {
+    downloaded(&toolchain::go()?, &format!("{module}@{version}"))?
+        .dir
+        .context("go mod download names no folder")
+}
+
 fn download(go: &Path, module: &str, environment: &[(&str, &OsStr)]) -> Result<Downloaded> {
     let output = Command::new(go)
         .args(["mod", "download", "-json", module])

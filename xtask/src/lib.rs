@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod build;
 pub mod cache;
+pub mod checkers;
 pub mod child;
 pub mod cross;
 pub mod debian;

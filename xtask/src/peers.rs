@@ -127,7 +127,7 @@ pub fn python_http2() -> Result<PathBuf> {
 /// A folder with packages from PyPI.
 ///
 /// No virtual environment: those hold absolute paths, and what is in the cache was moved there.
-fn python(packages: &[&str], what: &str) -> Result<PathBuf> {
+pub(crate) fn python(packages: &[&str], what: &str) -> Result<PathBuf> {
     debian::ensure_program("python3", "python3", &format!("Python, for {what}"))?;
     let version = "import sys; print('%d.%d' % sys.version_info[:2])";
     let version = read(Command::new("python3").args(["-c", version])).context("python3 tells no version")?;
@@ -187,6 +187,11 @@ pub fn node_agent() -> Result<PathBuf> {
 /// Debian's Prometheus server.
 pub fn prometheus() -> Result<PathBuf> {
     program("prometheus", "usr/bin/prometheus")
+}
+
+/// Prometheus' checker of rules, of the same package.
+pub fn promtool() -> Result<PathBuf> {
+    program("prometheus", "usr/bin/promtool")
 }
 
 /// Debian's node exporter for Prometheus.
