@@ -1,12 +1,13 @@
 //! The two ways to write down the same: `deploy/kubernetes` and the Helm chart.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, ops::RangeInclusive, path::Path, process::Command};
 
 use serde_json::Value;
 use tests::{
     deploy::{comparable, helm, helm_command, kustomize, path, run},
     needs_kubernetes,
 };
+use xtask::checkers;
 
 /// A kustomization, and the values by which the chart is to say the same.
 const SAME: [(&str, &[&str]); 3] = [
@@ -54,9 +55,79 @@ fn the_chart_is_well_formed_and_refuses_values_that_it_does_not_have() {
     }
 }
 
+/// The oldest Kubernetes that is promised, and the newest whose schemas there are.
+const RELEASES: RangeInclusive<u32> = 30..=37;
+
+/// The API server of the other tests is of one release; the schemas are of all.
+#[test]
+fn the_manifests_are_those_of_each_kubernetes_that_is_promised() {
+    needs_kubernetes!();
+    let folder = tempfile::tempdir().unwrap();
+    let complaints = |objects: &[String], release: u32| {
+        let file = folder.path().join("objects.yaml");
+        fs::write(&file, objects.join("\n---\n")).unwrap();
+        let mut validate = Command::new("python3");
+        validate.env("PYTHONPATH", checkers::kubernetes_schemas().unwrap());
+        validate.args([
+            "-m",
+            "kubernetes_validate",
+            "--strict",
+            "-k",
+            &format!("1.{release}"),
+        ]);
+        let said = validate.arg(&file).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        // One line for each object; what it has no schema for is a warning.
+        let good = said.lines().filter(|line| line.starts_with("INFO")).count();
+        (said.lines().count() != objects.len() || good != objects.len()).then_some(said)
+    };
+    let mut objects = BTreeSet::new();
+    for folder in ["base", "overlays/privileged", "overlays/tls", "demo"] {
+        objects.extend(kustomize(folder).unwrap().iter().map(ToString::to_string));
+    }
+    objects.extend(
+        helm(&["namespace.create=true"])
+            .unwrap()
+            .iter()
+            .map(ToString::to_string),
+    );
+    let objects: Vec<String> = objects.into_iter().collect();
+    for release in RELEASES {
+        assert_eq!(complaints(&objects, release), None, "Kubernetes 1.{release}");
+    }
+    // And of none before: the field by which AppArmor's profile is chosen is new in it.
+    let before = complaints(&objects, RELEASES.start() - 1).unwrap_or_default();
+    assert!(before.contains("appArmorProfile"), "{before}");
+}
+
+#[test]
+fn the_dockerfiles_pass_the_linter() {
+    let lint = |file: &Path| run(Command::new(checkers::hadolint().unwrap()).arg(file));
+    let mut linted = 0;
+    for entry in path("").read_dir().unwrap() {
+        let file = entry.unwrap().path();
+        if file
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .ends_with("Dockerfile")
+        {
+            lint(&file).unwrap();
+            linted += 1;
+        }
+    }
+    assert_eq!(linted, 2);
+    // It does find what it is for.
+    let folder = tempfile::tempdir().unwrap();
+    let bad = folder.path().join("Dockerfile");
+    fs::write(&bad, "FROM debian\nRUN cd /tmp && sudo true\n").unwrap();
+    let error = lint(&bad).unwrap_err().to_string();
+    assert!(error.contains("DL3006") && error.contains("DL3004"), "{error}");
+}
+
 #[test]
 fn each_value_of_the_chart_is_explained() {
-    let file = |name: &str| std::fs::read_to_string(path("helm/skyprobe").join(name)).unwrap();
+    let file = |name: &str| fs::read_to_string(path("helm/skyprobe").join(name)).unwrap();
     let values: Value = serde_yaml_ng::from_str(&file("values.yaml")).unwrap();
     let mut names = BTreeSet::new();
     for (name, value) in values.as_object().unwrap() {
