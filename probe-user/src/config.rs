@@ -80,7 +80,7 @@ pub struct Config {
 }
 
 /// Where `skyprobe status` is answered, and asks, unless told otherwise.
-const STATUS_SOCKET: &str = "/run/skyprobe.sock";
+const STATUS_SOCKET: &str = "/run/skyprobe/status.sock";
 
 /// Which processes to trace. The rules come first, and what they do not decide is traced if it meets any of the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub mod held;
 pub mod http2;
 pub mod kubernetes;
 pub mod line;
+pub mod machine;
 pub mod network;
 pub mod oap;
 pub mod page;

@@ -220,7 +220,7 @@ struct Run {
     /// Answer GET /metrics, /healthz and /readyz at this address [default: nowhere]
     #[arg(long, value_name = "IP:PORT", help_heading = "Tracing")]
     http: Option<String>,
-    /// Answer `skyprobe status` at this Unix socket, or off [default: /run/skyprobe.sock]
+    /// Answer `skyprobe status` at this Unix socket, or off [default: /run/skyprobe/status.sock]
     #[arg(long, value_name = "PATH", help_heading = "Tracing")]
     status_socket: Option<String>,
     /// Read settings from this YAML file

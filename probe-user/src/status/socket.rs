@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::UnixStream as BlockingStream,
     },
     path::{Path, PathBuf},
@@ -29,13 +29,33 @@ pub enum SocketError {
     Make { path: PathBuf, source: io::Error },
 }
 
-/// The listening socket; its file goes with it.
+/// The listening socket; its file goes with it, and its folder if that was made for it.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode.
     file: (u64, u64),
+    _folder: Option<Folder>,
+}
+
+/// What was made for the socket: folders in `/run` go with a restart of the machine.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    /// Nothing if it is there already, or cannot be, which the socket then tells.
+    fn make(path: &Path) -> Option<Self> {
+        let made = fs::DirBuilder::new().mode(0o755).create(path);
+        made.is_ok().then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // As long as somebody else has something there, it stays.
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 impl Socket {
@@ -54,6 +74,7 @@ impl Socket {
             }
             Ok(_) | Err(_) => {}
         }
+        let folder = path.parent().and_then(Folder::make);
         // Made under another name, so that nobody finds it before its mode is set.
         let mut begun = path.as_os_str().to_owned();
         begun.push(format!(".{}", std::process::id()));
@@ -68,6 +89,7 @@ impl Socket {
                 listener,
                 path: path.to_owned(),
                 file: (metadata.dev(), metadata.ino()),
+                _folder: folder,
             }),
             Err(source) => {
                 let _ = fs::remove_file(&begun);
@@ -142,8 +164,24 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"somebody's");
         let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(names.len(), 1, "{names:?}");
-        let nowhere = folder.path().join("nowhere/probe.sock");
+        let nowhere = folder.path().join("no/where/probe.sock");
         assert!(matches!(Socket::bind(&nowhere), Err(SocketError::Make { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_was_made_for_it_goes_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("skyprobe");
+        drop(Socket::bind(&made.join("probe.sock")).unwrap());
+        assert!(!made.exists());
+
+        let first = Socket::bind(&made.join("first.sock")).unwrap();
+        assert_eq!(fs::metadata(&made).unwrap().mode() & 0o7777, 0o755);
+        let second = Socket::bind(&made.join("second.sock")).unwrap();
+        drop(first);
+        assert!(made.join("second.sock").exists());
+        drop(second);
+        assert!(made.exists(), "it was not made for the second");
     }
 
     #[tokio::test]
