@@ -4,6 +4,7 @@
 //! parser per key turns it into a value, so a wrong value gets the same answer everywhere. A flag beats the
 //! environment, the environment beats the file, the file beats the default, key by key.
 
+mod completions;
 mod environment;
 mod error;
 #[cfg(test)]
@@ -11,6 +12,8 @@ mod example;
 mod file;
 mod flags;
 mod key;
+#[cfg(test)]
+mod man;
 mod resolve;
 mod rules;
 mod sampling;
@@ -42,7 +45,7 @@ pub enum Invocation {
     Doctor {
         json: bool,
     },
-    /// Help or version: this text goes to stdout and nothing else is done.
+    /// Help, version or a shell's completions: this text goes to stdout and nothing else is done.
     Show(String),
 }
 

@@ -1,7 +1,7 @@
 //! The configuration file with every key in it, made from what the program itself says of its flags: the reference that
 //! cannot lag behind.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs, path::Path};
 
 use clap::{ArgAction, CommandFactory as _};
 
@@ -56,25 +56,28 @@ pub(super) fn text() -> String {
     text
 }
 
+/// Fails unless this page of the documentation is what the program says; writes it anew if asked to.
+pub(super) fn assert_is(page: &str, said: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page);
+    #[expect(clippy::disallowed_methods, reason = "how expected files are rewritten")]
+    let is_update = std::env::var_os("UPDATE_EXPECT").is_some();
+    if is_update {
+        fs::write(&path, said).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        written, said,
+        "docs/{page} lags behind: UPDATE_EXPECT=1 writes it anew"
+    );
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
-
     use super::*;
 
     #[test]
     fn the_reference_is_what_the_program_says() {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/skyprobe.yaml");
-        #[expect(clippy::disallowed_methods, reason = "how expected files are rewritten")]
-        let is_update = std::env::var_os("UPDATE_EXPECT").is_some();
-        if is_update {
-            fs::write(&path, text()).unwrap();
-        }
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            text(),
-            "docs/skyprobe.yaml lags behind: UPDATE_EXPECT=1 writes it anew"
-        );
+        assert_is("skyprobe.yaml", &text());
     }
 
     #[test]

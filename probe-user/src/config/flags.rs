@@ -9,6 +9,7 @@ use clap::{
 
 use super::{
     ConfigError, Invocation, Subject,
+    completions::{self, Shell},
     key::{Given, Key, Origin, Settings},
 };
 
@@ -64,6 +65,12 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Print what completes this command line in a shell
+    Completions {
+        /// bash, zsh or fish
+        #[arg(value_name = "SHELL", hide_possible_values = true)]
+        shell: Shell,
     },
 }
 
@@ -250,6 +257,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
         }),
         Command::Status { socket, json, watch } => Parsed::Other(Invocation::Status { socket, json, watch }),
         Command::Doctor { json } => Parsed::Other(Invocation::Doctor { json }),
+        Command::Completions { shell } => Parsed::Other(Invocation::Show(completions::script(shell))),
     })
 }
 

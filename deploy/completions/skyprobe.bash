@@ -1,0 +1,3 @@
+# shellcheck shell=bash
+# What the program says of itself, so that it fits the one that is installed.
+eval "$(skyprobe completions bash)"

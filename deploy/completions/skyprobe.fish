@@ -1,0 +1,2 @@
+# What the program says of itself, so that it fits the one that is installed.
+skyprobe completions fish | source
