@@ -26,7 +26,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is traced, and who asks the first of them in a container's world, where nobody else does.
-const SERVICES: [&str; 3] = ["gateway", "user-service", "order-service"];
+pub const SERVICES: [&str; 3] = ["gateway", "user-service", "order-service"];
 pub(crate) const PROGRAMS: [&str; 4] = ["gateway", "user-service", "order-service", "visitor"];
 
 /// How the demo runs.
@@ -161,7 +161,7 @@ fn source() -> PathBuf {
 }
 
 /// Builds these of the demo's programs as anybody would.
-pub(crate) fn build(go: &Path, directory: &Path, programs: &[&str]) -> Result<()> {
+pub fn build(go: &Path, directory: &Path, programs: &[&str]) -> Result<()> {
     fetch_modules(go)?;
     step(format_args!(
         "building Go programs (go build): {}",

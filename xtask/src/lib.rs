@@ -20,6 +20,7 @@ pub mod kubernetes;
 pub mod oap;
 pub mod offsets;
 pub mod peers;
+pub mod pictures;
 pub mod process;
 pub mod processor;
 pub mod scratch;

@@ -4,7 +4,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, fuzz, image, kubernetes, oap, offsets, process, test, toolchain, vm};
+use xtask::{
+    bench, build, demo, fuzz, image, kubernetes, oap, offsets, pictures, process, test, toolchain, vm,
+};
 
 /// The project's tools
 #[derive(Parser)]
@@ -34,6 +36,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Boot Debian's kernels in software and trace Go programs on them
     Vm(vm::Options),
+    /// Take the pictures of docs/ui.md anew
+    Pictures,
     /// Run a real Kubernetes API server on the loopback address until Ctrl-C
     Kubernetes,
     /// Run a real SkyWalking OAP on the loopback address until Ctrl-C
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Fuzz(options) => fuzz::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Vm(options) => vm::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Pictures => pictures::run().map(|()| ExitCode::SUCCESS),
         Command::Kubernetes => kubernetes::run().map(|()| ExitCode::SUCCESS),
         Command::Oap { version } => oap::run(&version, oap::Ports::CUSTOMARY).map(|()| ExitCode::SUCCESS),
     };
