@@ -34,6 +34,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+pub(crate) use self::exporter::check as check_export;
 use self::{
     reader::Reader,
     report::Reporter,
@@ -52,7 +53,7 @@ use crate::{
     kubernetes::{Kubernetes, KubernetesError},
     naming,
     requests::Requests,
-    status::Socket,
+    status::{Question, Socket},
     telemetry::{self, Telemetry, counted},
     trace::Tracer,
     version::{BUILD, VERSION},
@@ -107,7 +108,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     };
     let pods = Pods::default();
     let kubernetes = Kubernetes::new(&config, &naming::OUR_HOST, &pods).await?;
-    if kubernetes.is_none() && config.select.asks_pods() {
+    if kubernetes.is_none() && selection.asks_pods() {
         warn!(
             "Rules ask for pods, and Kubernetes is not asked, so they hold for nothing: name a kubeconfig with \
              --kubeconfig, or leave them out"
@@ -190,10 +191,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         tokio::spawn(supervisor::watch(Arc::clone(&telemetry))),
         http.map(|listener| {
             let reporter = Arc::clone(&reporter);
-            let status = move || Arc::clone(&reporter).status();
+            let status = move || Arc::clone(&reporter).status(Question::default());
             tokio::spawn(http::serve(listener, Arc::clone(&telemetry), requests, status))
         }),
-        status.map(|socket| tokio::spawn(socket.serve(move || Arc::clone(&reporter).status()))),
+        status
+            .map(|socket| tokio::spawn(socket.serve(move |question| Arc::clone(&reporter).status(question)))),
     );
 
     let started = tokio::select! {

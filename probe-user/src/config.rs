@@ -22,8 +22,10 @@ mod value;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
+use self::key::Settings;
+
 pub use self::{
-    error::ConfigError,
+    error::{ConfigError, Place},
     rules::{Condition, Language, Pair, Rule, Verdict},
     sampling::{PathRatio, Ratio, Sampling, SamplingMethod},
     template::{Piece, Placeholder, Template},
@@ -37,7 +39,11 @@ pub enum Invocation {
         subject: Subject,
         json: bool,
     },
+    /// The same configuration, only to be looked at.
+    Check(Box<Config>),
     Status {
+        /// Which process is asked about, if it is one.
+        pid: Option<u32>,
         socket: PathBuf,
         json: bool,
         watch: bool,
@@ -82,6 +88,89 @@ pub struct Config {
     pub status_socket: Option<PathBuf>,
 }
 
+impl Config {
+    /// This one with what of `new` can be taken over while the probe runs, and the names of the keys whose change has to
+    /// wait for the next start.
+    pub fn take_over(&self, new: Self) -> (Self, Vec<&'static str>) {
+        // Whole, so that a new key is put into its place here.
+        let Self {
+            select,
+            naming,
+            pods,
+            file: _,
+            export,
+            output,
+            color,
+            oap,
+            propagate,
+            routes,
+            grpc_messages,
+            sampling,
+            debug_tags,
+            log,
+            http,
+            status_socket,
+        } = new;
+        let Pods {
+            kubernetes,
+            kubeconfig,
+            node,
+            property_labels,
+        } = pods;
+        let Oap {
+            addresses,
+            authentication,
+            tls,
+            queue_segments,
+            batch_segments,
+            batch_delay_ms,
+            timeout_s,
+            heartbeat_s,
+        } = oap;
+        let stays = [
+            ("kubernetes", kubernetes == self.pods.kubernetes),
+            ("kubeconfig", kubeconfig == self.pods.kubeconfig),
+            ("node", node == self.pods.node),
+            ("export", export == self.export),
+            ("output", output == self.output),
+            ("color", color == self.color),
+            ("oap", addresses == self.oap.addresses),
+            ("authentication_file", authentication == self.oap.authentication),
+            ("tls, tls_ca, tls_cert or tls_key", tls == self.oap.tls),
+            ("queue_segments", queue_segments == self.oap.queue_segments),
+            ("batch_segments", batch_segments == self.oap.batch_segments),
+            ("batch_delay_ms", batch_delay_ms == self.oap.batch_delay_ms),
+            ("timeout_s", timeout_s == self.oap.timeout_s),
+            ("heartbeat_s", heartbeat_s == self.oap.heartbeat_s),
+            ("propagate", propagate == self.propagate),
+            ("routes", routes == self.routes),
+            ("grpc_messages", grpc_messages == self.grpc_messages),
+            ("sampling and what belongs to it", sampling == self.sampling),
+            ("debug_tags", debug_tags == self.debug_tags),
+            ("log", log == self.log),
+            ("http", http == self.http),
+            ("status_socket", status_socket == self.status_socket),
+        ];
+        // Processes named by id are those that were there at the start.
+        let pids_stay = select.pids == self.select.pids;
+        let waiting = stays.into_iter().chain([("pid", pids_stay)]);
+        let waiting = waiting
+            .filter(|(_, is_same)| !is_same)
+            .map(|(key, _)| key)
+            .collect();
+        let taken = Self {
+            select,
+            naming,
+            pods: Pods {
+                property_labels,
+                ..self.pods.clone()
+            },
+            ..self.clone()
+        };
+        (taken, waiting)
+    }
+}
+
 /// Where `skyprobe status` is answered, and asks, unless told otherwise.
 const STATUS_SOCKET: &str = "/run/skyprobe/status.sock";
 
@@ -100,19 +189,6 @@ pub struct Select {
 }
 
 impl Select {
-    /// Whether a rule asks what only Kubernetes knows.
-    pub fn asks_pods(&self) -> bool {
-        let mut conditions = self.rules.iter().flat_map(|rule| &rule.conditions);
-        conditions.any(|condition| match condition {
-            Condition::Namespace(_)
-            | Condition::Workload(_)
-            | Condition::PodLabel(_)
-            | Condition::Annotation(_)
-            | Condition::Container(_) => true,
-            Condition::Exe(_) | Condition::Port(_) | Condition::Language(_) | Condition::Unit(_) => false,
-        })
-    }
-
     pub fn is_empty(&self) -> bool {
         let includes = |rule: &Rule| rule.verdict == Verdict::Include;
         self.pids.is_empty()
@@ -289,8 +365,9 @@ pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     lookup: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Invocation, ConfigError> {
-    let (flags, file) = match flags::parse(arguments)? {
-        flags::Parsed::Run { settings, config } => (settings, config),
+    let (flags, file, is_check) = match flags::parse(arguments)? {
+        flags::Parsed::Run { settings, config } => (settings, config, false),
+        flags::Parsed::Check(file) => (Settings::default(), Some(file), true),
         flags::Parsed::Other(invocation) => return Ok(invocation),
     };
     let environment = environment::settings(lookup)?;
@@ -304,7 +381,12 @@ pub fn read(
         environment::forbids_color(lookup),
     )?;
     config.file = file;
-    Ok(Invocation::Run(Box::new(config)))
+    let config = Box::new(config);
+    Ok(if is_check {
+        Invocation::Check(config)
+    } else {
+        Invocation::Run(config)
+    })
 }
 
 /// What this process was called for. Reads the configuration file anew each time.

@@ -12,7 +12,7 @@ pub mod rights;
 pub mod ring;
 mod sampling;
 
-use std::{cmp::Reverse, ffi::CStr, iter, os::fd::OwnedFd, path::Path};
+use std::{cmp::Reverse, collections::HashSet, ffi::CStr, iter, os::fd::OwnedFd, path::Path};
 
 use aya::{
     Pod,
@@ -27,7 +27,7 @@ use probe_common::{
 
 use self::{
     attach::{AttachError, Links, Scope},
-    enrol::Enrolled,
+    enrol::{Connection, Enrolled},
     load::LoadError,
     object::{Object, Program},
     propagation::{PropagationError, SocketMethod, Sockets},
@@ -174,13 +174,22 @@ impl Kernel {
 
     /// How many connections get headers.
     pub fn enrolled(&mut self) -> u64 {
-        let mut count = 0;
+        self.enrolled_cookies().len() as u64
+    }
+
+    /// The connections that the process has opened; none if it ends meanwhile.
+    pub fn connections(&mut self, process: &Process) -> Vec<Connection> {
+        enrol::connections(process, &self.enrolled_cookies()).unwrap_or_default()
+    }
+
+    fn enrolled_cookies(&mut self) -> HashSet<u64> {
+        let mut cookies = HashSet::new();
         for sockets in Sockets::ALL {
             if let Ok(sockets) = sockets.map(&mut self.object) {
-                count += sockets.keys().filter(Result::is_ok).count() as u64;
+                cookies.extend(enrol::cookies(&sockets));
             }
         }
-        count
+        cookies
     }
 
     /// The programs that are loaded, with what they took. The kernel counts that only where `kernel.bpf_stats_enabled`

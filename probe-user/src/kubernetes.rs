@@ -115,12 +115,12 @@ impl Kubernetes {
         };
         let address = client_config.cluster_url.to_string();
         let client = Client::try_from(client_config).map_err(KubernetesError::Client)?;
-        // Who asks from here on is told that there is more to come.
-        pods.set_knowledge(Knowledge::Behind);
+        let node = asked.node.clone().unwrap_or_else(|| host.to_owned());
+        pods.begin(&address, &node);
         Ok(Some(Self {
             client,
             address,
-            node: asked.node.clone().unwrap_or_else(|| host.to_owned()),
+            node,
             pods: pods.clone(),
         }))
     }
@@ -169,9 +169,9 @@ impl Kubernetes {
                     false
                 }
                 Err(error) => {
-                    self.pods.set_knowledge(Knowledge::Behind);
+                    let error = crate::chain(&error);
+                    self.pods.failed(&error);
                     if let Some(count) = repeats.admit((), tokio::time::Instant::now()) {
-                        let error = crate::chain(&error);
                         let address = &self.address;
                         warn!(%error, address, count, "Kubernetes' API does not tell of pods: new ones are named by their processes");
                     }

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod app;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod discover;

@@ -8,10 +8,10 @@ use std::{
 };
 
 use probe_user::{
-    app,
+    app, check,
     config::{self, ConfigError, Invocation, LogLevel},
     doctor, inspect,
-    status::{self, AskError},
+    status::{self, AskError, Question},
 };
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
@@ -54,9 +54,21 @@ fn carry_out(invocation: Invocation) -> Result<ExitCode, Failure> {
                 ExitCode::FAILURE
             })
         }
-        Invocation::Status { socket, json, watch } => {
+        Invocation::Check(config) => {
+            let mut told = Vec::new();
+            check::run(&config, &mut told).map_err(|error| Failure::Other(error.into()))?;
+            print(|out| out.write_all(&told))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Invocation::Status {
+            pid,
+            socket,
+            json,
+            watch,
+        } => {
             let mut out = io::stdout().lock();
-            match status::show(&socket, json, watch, &mut out) {
+            let question = Question { pid };
+            match status::show(&socket, question, json, watch, &mut out) {
                 // Whoever has seen enough went.
                 Err(AskError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
                 shown => shown.map_err(|error| Failure::Other(error.into()))?,

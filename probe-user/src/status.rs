@@ -2,11 +2,17 @@
 
 mod ask;
 mod own;
+mod process;
 mod socket;
 mod table;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
+
+pub(crate) use self::table::table;
 pub use self::{
     ask::{AskError, show},
     own::Own,
@@ -95,10 +101,21 @@ pub struct Sampling {
     pub left_out_spans: u64,
 }
 
+/// What may be asked besides: a line of JSON, written to the socket before anything is read. Nothing is a question, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Question {
+    /// Why this process is traced, or why not.
+    pub pid: Option<u32>,
+}
+
 /// What the targets thread knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tracing {
+    pub configuration: Configuration,
+    /// Nothing where Kubernetes is not asked.
+    pub kubernetes: Option<Kubernetes>,
     pub targets: Vec<Target>,
     /// Processes that are meant and cannot be traced.
     pub refused: Vec<Refused>,
@@ -108,6 +125,81 @@ pub struct Tracing {
     pub connections: u64,
     /// The programs of the kernel side that are loaded.
     pub programs: Vec<Program>,
+    /// The process that was asked about.
+    pub asked: Option<Asked>,
+}
+
+/// What the configuration file has become.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Configuration {
+    /// Nothing if none was named.
+    pub file: Option<String>,
+    /// When it was last read without a mistake.
+    pub read_s: u64,
+    /// Why it was not taken over since.
+    pub error: Option<String>,
+    pub error_s: Option<u64>,
+    /// Keys that have changed and count from the next start on.
+    pub waits_for_restart: Vec<String>,
+}
+
+/// What is known from Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kubernetes {
+    pub address: String,
+    pub node: String,
+    /// On this node.
+    pub pods: usize,
+    /// Else new pods are not known, and named by their processes.
+    pub current: bool,
+    pub error: Option<String>,
+    pub error_s: Option<u64>,
+}
+
+/// A process that was asked about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    pub pid: u32,
+    /// Nothing if there is no such process.
+    pub exe: Option<String>,
+    pub fate: Fate,
+    /// What decided, a part of a sentence.
+    pub why: String,
+    /// The TCP connections it has opened; only where it is traced.
+    pub connections: Vec<Connection>,
+}
+
+/// What becomes of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    #[default]
+    NotThere,
+    Traced,
+    /// It is meant and will be looked at again soon.
+    Waits,
+    /// It is meant and cannot be traced.
+    Refused,
+    NotMeant,
+    Excluded,
+}
+
+/// A connection that a traced process has opened.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connection {
+    pub local: String,
+    pub peer: String,
+    /// Whether requests on it get headers.
+    pub gets_headers: bool,
+}
+
+/// Whole seconds since a moment of the boot clock.
+pub(crate) fn seconds_since(boot_ns: u64) -> u64 {
+    Duration::from_nanos(clock::now_boot_ns().saturating_sub(boot_ns)).as_secs()
 }
 
 /// A traced process.

@@ -73,6 +73,8 @@ pub struct FakeTls {
 /// What the fake is to be like; [`FakeOap::start`] gives the one that behaves.
 #[derive(Clone, Debug, Default)]
 pub struct FakeSettings {
+    /// Of this machine; 127.0.0.1 unless told otherwise.
+    pub host: Option<Ipv4Addr>,
     /// 0 for any that is free.
     pub port: u16,
     /// What every call must carry.
@@ -109,7 +111,8 @@ impl FakeOap {
     }
 
     pub fn start_with(settings: FakeSettings) -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.port));
+        let host = settings.host.unwrap_or(Ipv4Addr::LOCALHOST);
+        let address = SocketAddr::from((host, settings.port));
         let state = State {
             settings,
             received: Received::default(),
@@ -133,7 +136,7 @@ impl FakeOap {
         lock(&self.state).received.clone()
     }
 
-    /// Changes how it behaves from now on. The port and TLS change with the next start.
+    /// Changes how it behaves from now on. TLS changes with the next start, where it listens never.
     pub fn change(&self, change: impl FnOnce(&mut FakeSettings)) {
         change(&mut lock(&self.state).settings);
     }

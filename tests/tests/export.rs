@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use probe_user::export::skywalking::management::Properties;
-use probe_user::export::skywalking::{self, Backoff, Registry, Settings, Tls, Token};
+use probe_user::export::skywalking::{self, Authentication, Backoff, Registry, Settings, Tls, Token};
 use probe_user::export::{self, SegmentSender};
 use probe_user::telemetry::{Account, Loss, Tally, Telemetry};
 use probe_user::trace::segment::{Identity, Segment};
@@ -432,7 +432,7 @@ fn a_wrong_token_is_said_once_and_never_shown() {
         token: Some("right".into()),
         ..FakeSettings::default()
     });
-    let authentication = Some(Token::new("s3cret"));
+    let authentication = Some(Authentication::Token(Token::new("s3cret")));
     let mut exporting = Exporting::start(
         Settings {
             authentication,
@@ -473,6 +473,50 @@ fn a_wrong_token_is_said_once_and_never_shown() {
         "on every call"
     );
     assert!(!received.properties.is_empty(), "heartbeats recover as well");
+}
+
+/// As Kubernetes does with a secret, whichever of the two is first.
+#[test]
+fn a_token_is_followed_when_its_file_is_written_anew() {
+    let oap = FakeOap::start_with(FakeSettings {
+        token: Some("s3cret-1".into()),
+        ..FakeSettings::default()
+    });
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let file = directory.path().join("token");
+    let write = |token: &str| std::fs::write(&file, token).expect("a file can be written");
+    write("s3cret-1");
+    let mut exporting = Exporting::start(
+        Settings {
+            authentication: Some(Authentication::File(file.clone())),
+            // Nothing below waits for it.
+            refused_pause: 60_000 * MS,
+            ..settings([oap.address()])
+        },
+        1_000,
+    );
+    exporting.send(20);
+    assert_eq!(exporting.settle().exported, tally(20));
+    // The file is first: what is refused with the old one is sent again with the new one.
+    write("s3cret-2");
+    oap.change(|settings| settings.token = Some("s3cret-2".into()));
+    exporting.send(20);
+    assert_eq!(exporting.settle().exported, tally(40));
+    // OAP is first: that is a loss, until the file is there.
+    oap.change(|settings| settings.token = Some("s3cret-3".into()));
+    exporting.send(20);
+    assert_eq!(exporting.settle().lost_to(Loss::OapRefused), tally(20));
+    write("s3cret-3");
+    exporting.send(20);
+    assert_eq!(exporting.settle().exported, tally(60));
+    let (_, log) = exporting.finish();
+    assert_eq!(
+        lines(&log, "The authentication token has changed").len(),
+        2,
+        "{log}"
+    );
+    assert_eq!(lines(&log, "ERROR").len(), 1, "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
 }
 
 #[test]
@@ -827,6 +871,55 @@ fn tls_with_a_private_authority() {
     assert_eq!(counts(&oap.received()).len(), 30);
     assert_eq!(oap.received().segments.len(), 60);
     assert_eq!(strict.received().segments.len(), 30);
+}
+
+#[test]
+fn certificates_are_read_anew() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let ca = directory.path().join("ca.pem");
+    let server_of = |authority: &Authority| {
+        let (certificate, key) = authority.sign("localhost");
+        std::fs::write(&ca, authority.pem()).expect("a file can be written");
+        FakeTls {
+            certificate,
+            key,
+            client_ca: None,
+        }
+    };
+    let mut oap = FakeOap::start_with(FakeSettings {
+        tls: Some(server_of(&Authority::new())),
+        ..FakeSettings::default()
+    });
+    let mut exporting = Exporting::start(
+        Settings {
+            tls: Tls {
+                ca: Some(ca.clone()),
+                ..Tls::default()
+            },
+            ..settings([oap.address().replace("127.0.0.1", "https://localhost")])
+        },
+        1_000,
+    );
+    exporting.send(20);
+    assert_eq!(exporting.settle().exported, tally(20));
+    // A file that is being written changes nothing.
+    std::fs::write(&ca, "").expect("a file can be written");
+    oap.kill();
+    oap.restart();
+    exporting.send(20);
+    assert_eq!(exporting.settle().exported, tally(40));
+    let next = server_of(&Authority::new());
+    oap.kill();
+    oap.change(|settings| settings.tls = Some(next));
+    oap.restart();
+    exporting.send(20);
+    assert_eq!(exporting.settle().exported, tally(60));
+    let (_, log) = exporting.finish();
+    assert_eq!(
+        lines(&log, "certificates for the connection to OAP").len(),
+        2,
+        "{log}"
+    );
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn a_changed_file_is_taken_over_and_who_stays_loses_nothing() {
     shop.configure("exe: SHOP/*\nlog: debug\n");
     probe.signal(libc::SIGHUP);
     probe
-        .wait_for_words("counts from the next start on", TAKEN_OVER)
+        .wait_for_words("these wait for its next start keys=\"log\"", TAKEN_OVER)
         .unwrap();
     ask(&[&comes], 3);
 

@@ -10,7 +10,7 @@ use std::{
     io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -19,8 +19,10 @@ use tests::{
     held::HeldThread,
     needs_probe,
     probe::{self, Probe},
-    scene::Scene,
+    scene::{self, Scene},
+    target::Service,
 };
+use xtask::step::wait_until;
 
 /// `skyprobe status` of the probe at this socket.
 fn asking(socket: &Path, arguments: &[&str]) -> Command {
@@ -134,6 +136,165 @@ fn it_tells_what_is_traced_and_what_is_not() {
     );
     assert!(probe.stop().unwrap().status.success());
     assert!(!socket.exists(), "it goes with its probe");
+}
+
+/// A program that is none of Go's, under a name of its own. It ends with the test.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start(folder: &Path, seconds: &str) -> Self {
+        let copy = folder.join(format!("sleep-{seconds}"));
+        fs::copy("/bin/sleep", &copy).unwrap();
+        // What was just written may be open for writing in a child that another test has forked meanwhile.
+        let mut child = None;
+        wait_until(probe::SEGMENT_TIMEOUT, || {
+            child = Command::new(&copy).arg(seconds).spawn().ok();
+            child.is_some()
+        });
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `skyprobe status --pid` of the probe at this socket.
+fn why(socket: &Path, pid: u32) -> String {
+    said(asking(socket, &["--pid", &pid.to_string()]))
+}
+
+#[test]
+fn it_says_of_a_process_why_it_is_traced_or_not() {
+    needs_probe!();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("probe.sock");
+    let config = folder.path().join("skyprobe.yaml");
+    let scene = Scene::start().unwrap();
+    let program = scene::truth_program().unwrap();
+    let program = program.display();
+    let copy = folder.path().join("debugger");
+    fs::copy(scene::truth_program().unwrap(), &copy).unwrap();
+    let left_out = Service::start(&copy, "debugger", 1_000, None).unwrap();
+    let [meant, other] = ["1000", "1001"].map(|seconds| Sleeper::start(folder.path(), seconds));
+    fs::write(
+        &config,
+        format!("rules:\n  - exclude: {{exe: debugger}}\n  - include: {{exe: [{program}, sleep-1000]}}\n"),
+    )
+    .unwrap();
+    let probe = Probe::start(&[
+        "--config",
+        config.to_str().unwrap(),
+        "--status-socket",
+        socket.to_str().unwrap(),
+    ])
+    .unwrap();
+    scene.front.get("/sync/1").unwrap();
+    probe
+        .wait_for("two segments", |segments| segments.len() == 2)
+        .unwrap();
+
+    let config = config.display();
+    let front = why(&socket, scene.front.target.pid());
+    for words in [
+        "traced      yes\n".to_owned(),
+        format!("because     the rule in {config}:3 includes it\n"),
+        "service     front\n".to_owned(),
+        format!("{}  ", scene.back.host()),
+    ] {
+        assert!(front.contains(&words), "{words} is not in\n{front}");
+    }
+    // The call went to `back`, with a header.
+    let connection = front
+        .lines()
+        .find(|line| line.starts_with(scene.back.host()))
+        .unwrap();
+    assert!(connection.ends_with("yes"), "{front}");
+    for (pid, words) in [
+        (
+            left_out.target.pid(),
+            format!("traced      no, it is left out\nbecause     the rule in {config}:2 excludes it\n"),
+        ),
+        (
+            meant.0.id(),
+            format!(
+                "traced      it is selected, and cannot be traced\nbecause     the rule in {config}:3 includes it, and "
+            ),
+        ),
+        (
+            other.0.id(),
+            "traced      no, it is not selected\nbecause     nothing that selects fits it, and it is no Go program\n"
+                .to_owned(),
+        ),
+        (
+            probe.pid(),
+            "because     it is skyprobe itself\n".to_owned(),
+        ),
+        (4_194_303, "because     there is no such process".to_owned()),
+    ] {
+        let text = why(&socket, pid);
+        assert!(text.contains(&words), "{words} is not in\n{text}");
+    }
+    let told = said(asking(
+        &socket,
+        &["--json", "--pid", &left_out.target.pid().to_string()],
+    ));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["fate"], "excluded");
+
+    assert!(probe.stop().unwrap().status.success());
+}
+
+#[test]
+fn it_tells_what_became_of_a_changed_configuration() {
+    needs_probe!();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("probe.sock");
+    let config = folder.path().join("skyprobe.yaml");
+    let write = |text: &str| fs::write(&config, text).unwrap();
+    write("exe: /nowhere/*\n");
+    let probe = Probe::start(&[
+        "--config",
+        config.to_str().unwrap(),
+        "--status-socket",
+        socket.to_str().unwrap(),
+    ])
+    .unwrap();
+    let configuration = || status(&socket)["tracing"]["configuration"].clone();
+    let now = |what: &str, is_so: &dyn Fn(&Value) -> bool| {
+        let came = wait_until(probe::SEGMENT_TIMEOUT, || is_so(&configuration()));
+        assert!(came, "{what}: {:#}\n{}", configuration(), probe.stderr());
+    };
+    assert_eq!(configuration()["error"], Value::Null);
+    write("exe: /nowhere/*\nroutes: path\nlog: debug\n");
+    now("what waits", &|told| {
+        told["waits_for_restart"] == serde_json::json!(["routes", "log"])
+    });
+    write("exec: /nowhere/*\n");
+    now("a mistake", &|told| {
+        let error = told["error"].as_str().unwrap_or_default();
+        error.contains("skyprobe.yaml:1: did you mean \"exe\"?")
+    });
+    let text = said(asking(&socket, &[]));
+    assert!(
+        text.contains("NOT taken over") && text.contains("waits for a restart: routes, log"),
+        "{text}"
+    );
+    fs::remove_file(&config).unwrap();
+    now("that it is gone", &|told| told["error"] == "the file is gone");
+    write("exe: /nowhere/*\n");
+    now("that all is well", &|told| {
+        told["error"] == Value::Null && told["waits_for_restart"] == serde_json::json!([])
+    });
+    // Each is said once.
+    let words = probe.stderr();
+    assert_eq!(words.matches("wait for its next start").count(), 1, "{words}");
+    assert_eq!(words.matches("the file is gone").count(), 1, "{words}");
+    assert!(probe.stop().unwrap().status.success());
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(super) fn start(
     let telemetry = Arc::clone(telemetry);
     match config.export {
         Export::SkyWalking => {
-            let (registry, exporting) = skywalking::start(settings(&config.oap)?, segments, telemetry)?;
+            let (registry, exporting) = skywalking::start(settings(&config.oap), segments, telemetry)?;
             Ok((Some(registry), Box::pin(exporting)))
         }
         Export::Text => {
@@ -65,6 +65,14 @@ pub(super) fn start(
             let sink = JsonSink(Json::new(out, JsonSettings::default()));
             Ok((None, Box::pin(feed(sink, segments, telemetry))))
         }
+    }
+}
+
+/// Whether the exporter could be made: its files are there, and its addresses and its token have their form.
+pub(crate) fn check(config: &Config) -> Result<(), skywalking::SettingsError> {
+    match config.export {
+        Export::SkyWalking => skywalking::check(&settings(&config.oap)),
+        Export::Text | Export::Json => Ok(()),
     }
 }
 
@@ -103,13 +111,16 @@ fn columns(is_terminal: bool) -> usize {
         .clamp(60, 200)
 }
 
-fn settings(oap: &Oap) -> Result<skywalking::Settings, skywalking::SettingsError> {
+fn settings(oap: &Oap) -> skywalking::Settings {
     let tls = oap.tls.clone();
     let client = tls.as_ref().and_then(|tls| tls.client.clone());
-    Ok(skywalking::Settings {
+    skywalking::Settings {
         authentication: match &oap.authentication {
-            Some(Authentication::Token(token)) => Some(skywalking::Token::new(token.reveal())),
-            Some(Authentication::File(path)) => Some(skywalking::Token::read(path)?),
+            Some(Authentication::Token(token)) => {
+                let token = skywalking::Token::new(token.reveal());
+                Some(skywalking::Authentication::Token(token))
+            }
+            Some(Authentication::File(path)) => Some(skywalking::Authentication::File(path.clone())),
             None => None,
         },
         tls: skywalking::Tls {
@@ -123,7 +134,7 @@ fn settings(oap: &Oap) -> Result<skywalking::Settings, skywalking::SettingsError
         deadline: Duration::from_secs(oap.timeout_s),
         heartbeat: Duration::from_secs(oap.heartbeat_s),
         ..skywalking::Settings::new(oap.addresses.iter().map(ToString::to_string).collect())
-    })
+    }
 }
 
 /// Where segments are written. Each call says what has left our hands.

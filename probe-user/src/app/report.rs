@@ -11,7 +11,7 @@ use super::targets::Notice;
 use crate::{
     config::{Config, Export},
     export::Gauge,
-    status::{self, FORMAT, Lost, Oap, Own, Spans, Status, Tracing},
+    status::{self, FORMAT, Lost, Oap, Own, Question, Spans, Status, Tracing},
     telemetry::{Account, LinkState, Sampled, Telemetry},
     version::{BUILD, VERSION},
 };
@@ -45,15 +45,15 @@ impl Reporter {
     }
 
     /// What the targets thread knows, if it answers in time.
-    pub(super) async fn tracing(&self) -> Option<Tracing> {
+    async fn tracing(&self, question: Question) -> Option<Tracing> {
         let (answer, answered) = oneshot::channel();
-        self.notices.send(Notice::Tell(answer)).ok()?;
+        self.notices.send(Notice::Tell(question, answer)).ok()?;
         tokio::time::timeout(WAIT, answered).await.ok()?.ok()
     }
 
-    pub(super) async fn status(self: Arc<Self>) -> Status {
+    pub(super) async fn status(self: Arc<Self>, question: Question) -> Status {
         // First: it counts anew what the kernel has lost.
-        let tracing = self.tracing().await;
+        let tracing = self.tracing(question).await;
         let own = Own::read();
         let vitals = self.telemetry.vitals();
         let account = self.telemetry.account();

@@ -46,7 +46,7 @@ use crate::{
         container::Place,
         network,
         pod::{Pod, Pods},
-        process::{self, Process},
+        process::{self, FileId, Process},
         select::{Meant, Selection, Surroundings, Wish},
         types::TypeNames,
     },
@@ -59,7 +59,7 @@ use crate::{
         propagation::{SocketMethod, Sockets},
     },
     naming::{self, Known},
-    status::Tracing,
+    status::{Question, Tracing},
     telemetry::{Loss, Stage, Tally, Telemetry},
     trace::{self, Tracer, segment::Identity},
 };
@@ -70,11 +70,14 @@ const LOOK_INTERVAL_NS: u64 = 2_000_000_000;
 /// which is no start.
 const LIST_EVERY_LOOKS: u32 = 15;
 
+/// Files of which it is remembered that they are no Go programs. Beyond, it is said once more.
+const NOT_GO_MAX: usize = 10_000;
+
 /// What the targets thread is told.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// Somebody wants to know what is traced.
-    Tell(oneshot::Sender<Tracing>),
+    Tell(Question, oneshot::Sender<Tracing>),
     /// Pods have come, gone or changed.
     Pods,
     /// The configuration file is to be read anew.
@@ -175,6 +178,32 @@ enum Look {
     Refused(Refusal),
 }
 
+/// Why a process is traced no longer.
+#[derive(Clone, Copy)]
+enum End {
+    Ended,
+    RunsAnother,
+    NotMeant,
+    /// It is traced anew under its pod's name.
+    Renamed,
+    /// Somebody is about to write into its file.
+    Written,
+    Stopping,
+}
+
+impl End {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Ended => "it has ended",
+            Self::RunsAnother => "it runs another program now",
+            Self::NotMeant => "it is not selected any more",
+            Self::Renamed => "its pod is known now, and gives it other names",
+            Self::Written => "somebody is about to write into its program's file",
+            Self::Stopping => "the probe stops",
+        }
+    }
+}
+
 /// A process that is meant and cannot be traced.
 #[derive(Clone)]
 struct Refusal {
@@ -205,6 +234,8 @@ pub(super) struct Targets {
     targets: HashMap<u32, Target>,
     /// Processes that were refused, by start: they are not asked about again. With the refusal where it was told.
     refused: HashMap<(u32, u64), Option<Refusal>>,
+    /// Files that are said to be no Go programs. A shell script may start the same one a hundred times a second.
+    not_go: HashSet<FileId>,
     unmeant: Unmeant,
     looks: u32,
     /// What is said of processes has changed since all were looked at.
@@ -274,6 +305,7 @@ impl Targets {
             sampler,
             targets: HashMap::new(),
             refused: HashMap::new(),
+            not_go: HashSet::new(),
             unmeant: Unmeant::default(),
             looks: 0,
             // Who waits for its pod is looked at again soon.
@@ -308,7 +340,8 @@ impl Targets {
             self.follow(notices, ended);
         }
         let pids: Vec<u32> = self.targets.keys().copied().collect();
-        let mut binaries: Vec<_> = pids.into_iter().filter_map(|pid| self.release(pid)).collect();
+        let release = |pid| self.release(pid, End::Stopping);
+        let mut binaries: Vec<_> = pids.into_iter().filter_map(release).collect();
         binaries.extend(self.binaries.take_lingering());
         Attached {
             kernel: self.kernel,
@@ -329,9 +362,9 @@ impl Targets {
                 Ok(Notice::Exec { pid }) => self.on_exec(pid),
                 Ok(Notice::Exit { pid }) => self.on_exit(pid),
                 Ok(Notice::Written) => self.give_back(),
-                Ok(Notice::Tell(answer)) => {
+                Ok(Notice::Tell(question, answer)) => {
                     // Who has asked may be tired of waiting.
-                    let _ = answer.send(self.tell());
+                    let _ = answer.send(self.tell(question));
                 }
                 Ok(Notice::Pods) => self.on_pods(),
                 Ok(Notice::Reload) => self.reload(),
@@ -448,7 +481,7 @@ impl Targets {
 
     fn on_exec(&mut self, pid: u32) {
         self.unmeant.forget(pid);
-        self.let_go(pid);
+        self.let_go(pid, End::RunsAnother);
         self.surroundings.begin_look();
         self.log_look(pid);
     }
@@ -460,7 +493,7 @@ impl Targets {
             .get(&pid)
             .is_some_and(|target| !target.process.is_current())
         {
-            self.let_go(pid);
+            self.let_go(pid, End::Ended);
         }
     }
 
@@ -476,7 +509,7 @@ impl Targets {
             .map(|t| t.process.pid)
             .collect();
         for pid in gone {
-            self.let_go(pid);
+            self.let_go(pid, End::Ended);
         }
         self.binaries.forget_unused(clock::now_boot_ns());
         self.surroundings.begin_look();
@@ -577,9 +610,20 @@ impl Targets {
                     reason: reason.text.clone(),
                 };
                 self.refused.insert(key, Some(refusal.clone()));
+                if reason.is_not_go && wish < Wish::Pid && !self.note_not_go(refusal.process.exe_id) {
+                    return Look::Left;
+                }
                 Look::Refused(refusal)
             }
         }
+    }
+
+    /// Whether it is news that this file is no Go program.
+    fn note_not_go(&mut self, file: FileId) -> bool {
+        if self.not_go.len() >= NOT_GO_MAX {
+            self.not_go.clear();
+        }
+        self.not_go.insert(file)
     }
 
     fn trace(&mut self, process: &Process) -> Result<(), Unattached> {
@@ -740,9 +784,9 @@ impl Targets {
         })
     }
 
-    fn let_go(&mut self, pid: u32) {
+    fn let_go(&mut self, pid: u32, why: End) {
         let now_ns = clock::now_boot_ns();
-        if let Some(binary) = self.release(pid)
+        if let Some(binary) = self.release(pid, why)
             // Else nobody can come who runs it.
             && self.is_open()
         {
@@ -762,7 +806,7 @@ impl Targets {
                 .collect();
             for pid in users {
                 // It has ended, or has the file by another name, and can be traced again.
-                self.release(pid);
+                self.release(pid, End::Written);
                 self.later.insert(pid);
             }
             self.binaries.detach(binary);
@@ -770,7 +814,7 @@ impl Targets {
     }
 
     /// Traces the process no longer; its binary, which detaches if this was the last process that ran it.
-    fn release(&mut self, pid: u32) -> Option<Arc<Binary>> {
+    fn release(&mut self, pid: u32, why: End) -> Option<Arc<Binary>> {
         let Target {
             process,
             identity,
@@ -789,7 +833,8 @@ impl Targets {
         if let Some(registry) = &self.registry {
             registry.unregister(&identity);
         }
-        info!(pid, exe = %process.exe.display(), service = identity.service, "Process let go");
+        let why = why.words();
+        info!(pid, exe = %process.exe.display(), service = identity.service, why, "Process let go");
         Some(binary)
     }
 

@@ -14,6 +14,15 @@ pub struct Place {
     pub(super) line: Option<usize>,
 }
 
+impl Place {
+    pub fn new(path: &Path, line: Option<usize>) -> Self {
+        Self {
+            path: Arc::from(path),
+            line,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path.display().fmt(formatter)?;

@@ -19,6 +19,7 @@ pub(super) enum Parsed {
         settings: Settings,
         config: Option<PathBuf>,
     },
+    Check(PathBuf),
     Other(Invocation),
 }
 
@@ -50,8 +51,11 @@ enum Command {
     },
     /// Say what the probe that runs traces and what it does not, and how it is
     Status {
-        /// The probe's socket
-        #[arg(long, value_name = "PATH", default_value = super::STATUS_SOCKET)]
+        /// Say of this process why it is traced, or why not
+        #[arg(long, value_name = "N", conflicts_with = "watch")]
+        pid: Option<u32>,
+        /// The probe's socket, as `run --status-socket` has it
+        #[arg(long, alias = "status-socket", value_name = "PATH", default_value = super::STATUS_SOCKET)]
         socket: PathBuf,
         /// Print JSON
         #[arg(long)]
@@ -59,6 +63,11 @@ enum Command {
         /// Ask each second, until Ctrl-C
         #[arg(long)]
         watch: bool,
+    },
+    /// Read a configuration file as `run --config` would, and say what it would trace of what runs now
+    Check {
+        /// The YAML file
+        file: PathBuf,
     },
     /// Say what works on this machine and what does not, and why
     Doctor {
@@ -255,7 +264,18 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
             subject: self::subject(subject),
             json,
         }),
-        Command::Status { socket, json, watch } => Parsed::Other(Invocation::Status { socket, json, watch }),
+        Command::Status {
+            pid,
+            socket,
+            json,
+            watch,
+        } => Parsed::Other(Invocation::Status {
+            pid,
+            socket,
+            json,
+            watch,
+        }),
+        Command::Check { file } => Parsed::Check(file),
         Command::Doctor { json } => Parsed::Other(Invocation::Doctor { json }),
         Command::Completions { shell } => Parsed::Other(Invocation::Show(completions::script(shell))),
     })

@@ -3,7 +3,7 @@
 use marked_yaml::{Node, types::MarkedMappingNode};
 
 use super::{
-    ConfigError,
+    ConfigError, Place,
     file::{File, is_nothing},
     key::Given,
     value::{self, Choice},
@@ -17,6 +17,8 @@ pub(super) const KEY: &str = "rules";
 pub struct Rule {
     pub verdict: Verdict,
     pub conditions: Vec<Condition>,
+    /// Where it stands, for who asks what decided.
+    pub place: Place,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +127,11 @@ fn rule(file: &File, node: &Node) -> Result<Rule, ConfigError> {
         Node::Scalar(scalar) if is_nothing(scalar) => Vec::new(),
         Node::Scalar(_) | Node::Sequence(_) => return Err(wrong(file, below, form)),
     };
-    Ok(Rule { verdict, conditions })
+    Ok(Rule {
+        verdict,
+        conditions,
+        place: file.place(node.span()),
+    })
 }
 
 fn conditions_of(file: &File, conditions: &MarkedMappingNode) -> Result<Vec<Condition>, ConfigError> {

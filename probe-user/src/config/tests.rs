@@ -523,12 +523,23 @@ fn rules_are_read_in_their_order() {
                 - exclude:\n";
     let config = run(&[], &[], Some(file)).unwrap();
     let text = |text: &str| vec![text.to_owned()];
-    let rule = |verdict, conditions| Rule { verdict, conditions };
+    let rules: Vec<_> = config
+        .select
+        .rules
+        .into_iter()
+        .map(|rule| (rule.place.line.unwrap(), rule.verdict, rule.conditions))
+        .collect();
+    let rule = |line, verdict, conditions| (line, verdict, conditions);
     assert_eq!(
-        config.select.rules,
+        rules,
         [
-            rule(Verdict::Exclude, vec![Condition::Namespace(text("kube-system"))]),
             rule(
+                2,
+                Verdict::Exclude,
+                vec![Condition::Namespace(text("kube-system"))]
+            ),
+            rule(
+                3,
                 Verdict::Include,
                 vec![
                     Condition::Namespace(vec!["shop".to_owned(), "bank-*".to_owned()]),
@@ -546,6 +557,7 @@ fn rules_are_read_in_their_order() {
                 ]
             ),
             rule(
+                7,
                 Verdict::Include,
                 vec![
                     Condition::Exe(text("/srv/*")),
@@ -553,9 +565,30 @@ fn rules_are_read_in_their_order() {
                     Condition::Unit(text("a.service")),
                 ]
             ),
-            rule(Verdict::Exclude, Vec::new()),
+            rule(8, Verdict::Exclude, Vec::new()),
         ]
     );
+}
+
+#[test]
+fn what_changes_while_the_probe_runs_is_taken_over_or_named() {
+    let of = |file: &str| run(&["--all-go"], &[], Some(file)).unwrap();
+    let old = of("service: a\noap: one:11800\nlog: info");
+    let new = of(
+        "service: b\nexe: x\noap: two:11800\nsample_rate: 0.5\nproperty_labels: tier\nhttp: 127.0.0.1:1\n\
+         node: n",
+    );
+    let (taken, waiting) = old.take_over(new.clone());
+    assert_eq!(
+        waiting,
+        ["node", "oap", "sampling and what belongs to it", "http"]
+    );
+    assert_eq!(taken.naming, new.naming);
+    assert_eq!(taken.select, new.select);
+    assert_eq!(taken.pods.property_labels, new.pods.property_labels);
+    assert_eq!((&taken.oap, &taken.http), (&old.oap, &old.http));
+    let (same, waiting) = old.take_over(old.clone());
+    assert_eq!((same, waiting), (old.clone(), Vec::new()));
 }
 
 #[test]

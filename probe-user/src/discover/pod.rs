@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::container::Place;
+use crate::clock;
 
 /// A pod, as far as names and rules want to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +66,16 @@ pub enum Knowledge {
     Current,
 }
 
+/// How they are watched, for who asks how the probe is.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// Of the API.
+    pub address: String,
+    pub node: String,
+    /// What was wrong last, and when by the boot clock.
+    pub error: Option<(String, u64)>,
+}
+
 /// The pods of this node, shared by who watches and who asks.
 #[derive(Clone, Debug, Default)]
 pub struct Pods(Arc<RwLock<Inner>>);
@@ -72,6 +83,7 @@ pub struct Pods(Arc<RwLock<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     knowledge: Knowledge,
+    watch: Watch,
     by_uid: HashMap<String, Arc<Pod>>,
 }
 
@@ -94,6 +106,30 @@ impl Pods {
 
     pub fn set_knowledge(&self, knowledge: Knowledge) {
         self.write().knowledge = knowledge;
+    }
+
+    /// Somebody is about to watch: who asks from here on is told that there is more to come.
+    pub fn begin(&self, address: &str, node: &str) {
+        let mut inner = self.write();
+        inner.knowledge = Knowledge::Behind;
+        inner.watch = Watch {
+            address: address.to_owned(),
+            node: node.to_owned(),
+            error: None,
+        };
+    }
+
+    /// The API does not tell of them.
+    pub fn failed(&self, error: &str) {
+        let mut inner = self.write();
+        inner.knowledge = Knowledge::Behind;
+        inner.watch.error = Some((error.to_owned(), clock::now_boot_ns()));
+    }
+
+    /// How they are watched, and how many there are.
+    pub fn watch(&self) -> (Watch, usize) {
+        let inner = self.read();
+        (inner.watch.clone(), inner.by_uid.len())
     }
 
     /// Whether anything that names or rules could be made of has changed.

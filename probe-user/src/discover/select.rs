@@ -1,23 +1,15 @@
 //! The user's selection: does a process meet it, and by what?
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+mod rule;
 
-use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
+use std::collections::HashMap;
 
+use self::rule::{Rule, Subject};
 use super::{
-    container::Place,
-    go,
-    pod::{Knowledge, Pod, Pods},
+    pod::Pods,
     process::{FileId, Listeners, Process, ProcessError},
 };
-use crate::{
-    clock,
-    config::{Condition, Language, Pair, Select, Verdict},
-};
+use crate::config::{Select, Verdict};
 
 /// Why a selection cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +52,6 @@ impl Meant {
         matches!(self, Self::No | Self::Excluded)
     }
 }
-
-/// How old a process in a pod is when it is looked at without its pod: a pod is known before it starts, so who is as old
-/// has one that nobody knows.
-const POD_KNOWN_AFTER: Duration = Duration::from_secs(10);
 
 /// The annotation by which a pod asks to be traced, or not to be.
 pub const TRACE_ANNOTATION: &str = "skyprobe.io/trace";
@@ -109,27 +97,6 @@ pub struct Selection {
     rules: Vec<Rule>,
 }
 
-/// A rule, ready to be asked.
-#[derive(Debug)]
-struct Rule {
-    verdict: Verdict,
-    tests: Vec<Test>,
-}
-
-/// A condition, ready to be asked.
-#[derive(Debug)]
-enum Test {
-    Namespace(GlobSet),
-    Workload(GlobSet),
-    PodLabel(Vec<(String, Option<GlobMatcher>)>),
-    Annotation(Vec<(String, Option<GlobMatcher>)>),
-    Container(GlobSet),
-    Exe(GlobSet),
-    Port(BTreeSet<u16>),
-    Language(Vec<Language>),
-    Unit(GlobSet),
-}
-
 impl Selection {
     pub fn new(select: &Select) -> Result<Self, SelectError> {
         let mut processes = Vec::new();
@@ -141,13 +108,13 @@ impl Selection {
         }
         Ok(Self {
             processes,
-            rules: rules(select)?,
+            rules: rule::all(select)?,
         })
     }
 
     /// From here on these rules hold. The processes that were named by id are meant whatever they say.
     pub fn take_over(&mut self, select: &Select) -> Result<(), SelectError> {
-        self.rules = rules(select)?;
+        self.rules = rule::all(select)?;
         Ok(())
     }
 
@@ -156,16 +123,20 @@ impl Selection {
         &self.processes
     }
 
-    /// Whether a process that starts later can be meant, so that looking out for them makes sense. `asks_pods`: their
-    /// annotations count.
-    pub fn is_open(&self, asks_pods: bool) -> bool {
-        asks_pods || self.rules.iter().any(|rule| rule.verdict == Verdict::Include)
+    /// Whether a process that starts later can be meant, so that looking out for them makes sense. `by_annotation`: their
+    /// pods' annotations count.
+    pub fn is_open(&self, by_annotation: bool) -> bool {
+        by_annotation || self.rules.iter().any(|rule| rule.verdict == Verdict::Include)
     }
 
     /// Whether what is said of a process may change when it listens.
     pub fn depends_on_ports(&self) -> bool {
-        let mut tests = self.rules.iter().flat_map(|rule| &rule.tests);
-        tests.any(|test| matches!(test, Test::Port(_)))
+        self.rules.iter().any(Rule::depends_on_ports)
+    }
+
+    /// Whether a rule asks what only Kubernetes knows.
+    pub fn asks_pods(&self) -> bool {
+        self.rules.iter().any(Rule::asks_pods)
     }
 
     /// Whether a rule leaves processes out.
@@ -176,253 +147,116 @@ impl Selection {
     /// Whether `process` is meant, and by what. A program listens some time after its start, and its pod may change: a
     /// process that is not meant is asked about again.
     pub fn judge(&self, process: &Process, surroundings: &mut Surroundings) -> Meant {
-        self.judge_placed(process, None, surroundings)
+        let mut subject = Subject::new(process, None, surroundings);
+        self.decide(process, &mut subject).meant()
     }
 
-    /// With the place of the process, where that is known.
-    fn judge_placed(
-        &self,
-        process: &Process,
-        place: Option<Place>,
-        surroundings: &mut Surroundings,
-    ) -> Meant {
+    /// The same with its reason, a part of a sentence.
+    pub fn explain(&self, process: &Process, surroundings: &mut Surroundings) -> (Meant, String) {
+        let mut subject = Subject::new(process, None, surroundings);
+        let cause = self.decide(process, &mut subject);
+        (cause.meant(), self.words(&cause, &mut subject))
+    }
+
+    fn decide(&self, process: &Process, subject: &mut Subject<'_>) -> Cause<'_> {
         let is_it = |known: &Process| known.pid == process.pid && known.start_ticks == process.start_ticks;
         if self.processes.iter().any(is_it) {
-            return Meant::Yes(Wish::Pid);
+            return Cause::Pid;
         }
         if process.pid == std::process::id() {
-            return Meant::No;
+            return Cause::Ourselves;
         }
-        let mut subject = Subject {
-            process,
-            surroundings,
-            place,
-            pod: None,
-        };
-        if subject.surroundings.pods.knowledge() != Knowledge::Off {
+        if subject.pods_are_known() {
             if subject.waits_for_pod() {
-                return Meant::NotYet;
+                return Cause::NoPodYet;
             }
             let wanted = subject.pod().and_then(|pod| {
                 let wanted = pod.annotations.get(TRACE_ANNOTATION)?;
                 wanted.trim().parse().ok()
             });
-            match wanted {
-                Some(true) => return Meant::Yes(Wish::Kind),
-                Some(false) => return Meant::Excluded,
-                None => {}
+            if let Some(wanted) = wanted {
+                return Cause::Annotation(wanted);
             }
         }
-        let rule = self
-            .rules
-            .iter()
-            .find(|rule| rule.tests.iter().all(|test| subject.meets(test)));
-        match rule {
-            Some(rule) if rule.verdict == Verdict::Include => Meant::Yes(rule.wish()),
-            Some(_) => Meant::Excluded,
-            None => Meant::No,
+        let rule = self.rules.iter().find(|rule| rule.is_met_by(subject));
+        rule.map_or(Cause::Nothing, Cause::Rule)
+    }
+
+    fn words(&self, cause: &Cause<'_>, subject: &mut Subject<'_>) -> String {
+        match cause {
+            Cause::Pid => "it was named by its id".to_owned(),
+            Cause::Ourselves => "it is skyprobe itself".to_owned(),
+            Cause::NoPodYet => "Kubernetes has not told of its pod yet".to_owned(),
+            Cause::Annotation(wanted) => {
+                let pod = subject.pod();
+                let name = pod.map(|pod| format!(" {}/{}", pod.namespace, pod.name));
+                format!(
+                    "the annotation {TRACE_ANNOTATION} of its pod{} says {wanted}",
+                    name.unwrap_or_default()
+                )
+            }
+            Cause::Rule(rule) => rule.words(),
+            Cause::Nothing => {
+                let mut words = "nothing that selects fits it".to_owned();
+                if !subject.is_go() {
+                    words.push_str(", and it is no Go program");
+                } else if self.asks_pods() {
+                    // Why a rule about pods may not have been met, other than by its words.
+                    if !subject.pods_are_known() {
+                        words.push_str("; Kubernetes is not asked, so no rule about pods does");
+                    } else if subject.place().pod_uid.is_none() && subject.pod().is_none() {
+                        words.push_str("; it runs in no pod");
+                    } else if subject.pod().is_none() {
+                        words.push_str("; Kubernetes does not know its pod");
+                    }
+                }
+                words
+            }
         }
     }
 }
 
-fn rules(select: &Select) -> Result<Vec<Rule>, SelectError> {
-    let mut rules = select
-        .rules
-        .iter()
-        .map(|rule| {
-            let mut tests = rule
-                .conditions
-                .iter()
-                .map(Test::new)
-                .collect::<Result<Vec<_>, _>>()?;
-            tests.sort_by_key(Test::cost);
-            Ok(Rule {
-                verdict: rule.verdict,
-                tests,
-            })
-        })
-        .collect::<Result<Vec<_>, SelectError>>()?;
-    // What else selects is a rule as well, behind those.
-    let mut include = |test| {
-        rules.push(Rule {
-            verdict: Verdict::Include,
-            tests: vec![test],
-        });
-    };
-    if !select.exes.is_empty() {
-        include(Test::Exe(globs(&select.exes)?));
-    }
-    if !select.ports.is_empty() {
-        include(Test::Port(select.ports.iter().copied().collect()));
-    }
-    if select.all_go {
-        include(Test::Language(vec![Language::Go]));
-    }
-    Ok(rules)
+/// What decided.
+enum Cause<'a> {
+    Pid,
+    Ourselves,
+    NoPodYet,
+    Annotation(bool),
+    Rule(&'a Rule),
+    Nothing,
 }
 
-impl Rule {
-    fn wish(&self) -> Wish {
-        let names = |test: &Test| matches!(test, Test::Exe(_) | Test::Port(_));
-        if self.tests.iter().any(names) {
-            Wish::Named
-        } else {
-            Wish::Kind
-        }
-    }
-}
-
-impl Test {
-    fn new(condition: &Condition) -> Result<Self, SelectError> {
-        Ok(match condition {
-            Condition::Namespace(texts) => Self::Namespace(globs(texts)?),
-            Condition::Workload(texts) => Self::Workload(globs(texts)?),
-            Condition::PodLabel(wanted) => Self::PodLabel(pairs(wanted)?),
-            Condition::Annotation(wanted) => Self::Annotation(pairs(wanted)?),
-            Condition::Container(texts) => Self::Container(globs(texts)?),
-            Condition::Exe(texts) => Self::Exe(globs(texts)?),
-            Condition::Port(ports) => Self::Port(ports.iter().copied().collect()),
-            Condition::Language(languages) => Self::Language(languages.clone()),
-            Condition::Unit(texts) => Self::Unit(globs(texts)?),
-        })
-    }
-
-    /// What takes longest is asked last.
-    fn cost(&self) -> u8 {
+impl Cause<'_> {
+    fn meant(&self) -> Meant {
         match self {
-            Self::Exe(_) => 0,
-            Self::Namespace(_)
-            | Self::Workload(_)
-            | Self::PodLabel(_)
-            | Self::Annotation(_)
-            | Self::Container(_)
-            | Self::Unit(_) => 1,
-            Self::Port(_) => 2,
-            Self::Language(_) => 3,
+            Self::Pid => Meant::Yes(Wish::Pid),
+            Self::Annotation(true) => Meant::Yes(Wish::Kind),
+            Self::Annotation(false) => Meant::Excluded,
+            Self::NoPodYet => Meant::NotYet,
+            Self::Rule(rule) => match rule.verdict {
+                Verdict::Include => Meant::Yes(rule.wish()),
+                Verdict::Exclude => Meant::Excluded,
+            },
+            Self::Ourselves | Self::Nothing => Meant::No,
         }
     }
-}
-
-/// A process that is asked about. What is known of it is read when the first test wants it.
-struct Subject<'a> {
-    process: &'a Process,
-    surroundings: &'a mut Surroundings,
-    place: Option<Place>,
-    pod: Option<Option<Arc<Pod>>>,
-}
-
-impl Subject<'_> {
-    fn place(&mut self) -> &Place {
-        let pid = self.process.pid;
-        self.place.get_or_insert_with(|| Place::of(pid))
-    }
-
-    fn pod(&mut self) -> Option<Arc<Pod>> {
-        if self.pod.is_none() {
-            let pods = self.surroundings.pods.clone();
-            self.pod = Some(pods.of(self.place()));
-        }
-        self.pod.clone().flatten()
-    }
-
-    /// It was quicker than the news of its pod. Where those do not come, it is no use to wait for them.
-    fn waits_for_pod(&mut self) -> bool {
-        self.surroundings.pods.knowledge() == Knowledge::Current
-            && self.place().pod_uid.is_some()
-            && self.pod().is_none()
-            && self.process.age(Duration::from_nanos(clock::now_boot_ns())) < POD_KNOWN_AFTER
-    }
-
-    fn meets(&mut self, test: &Test) -> bool {
-        match test {
-            Test::Namespace(globs) => self.pod().is_some_and(|pod| globs.is_match(&pod.namespace)),
-            Test::Workload(globs) => {
-                self.pod()
-                    .and_then(|pod| pod.workload.clone())
-                    .is_some_and(|workload| {
-                        globs.is_match(&workload.name)
-                            || globs.is_match(format!("{}/{}", workload.kind, workload.name))
-                    })
-            }
-            Test::PodLabel(wanted) => self.pod().is_some_and(|pod| meets_pair(&pod.labels, wanted)),
-            Test::Annotation(wanted) => self.pod().is_some_and(|pod| meets_pair(&pod.annotations, wanted)),
-            Test::Container(globs) => {
-                let place = self.place().clone();
-                let pod = self.pod();
-                let container = pod.as_ref().and_then(|pod| pod.container_of(&place));
-                container.is_some_and(|container| globs.is_match(&container.name))
-            }
-            Test::Exe(globs) => {
-                let exe = &self.process.exe;
-                globs.is_match(exe) || exe.file_name().is_some_and(|name| globs.is_match(name))
-            }
-            Test::Port(ports) => self.surroundings.listeners.listens_on(self.process, ports),
-            Test::Language(languages) => languages.iter().any(|language| match language {
-                Language::Go => self.is_go(),
-            }),
-            Test::Unit(globs) => self.place().unit.as_deref().is_some_and(|unit| {
-                let name = unit.strip_suffix(".service").unwrap_or(unit);
-                globs.is_match(unit) || globs.is_match(name)
-            }),
-        }
-    }
-
-    fn is_go(&mut self) -> bool {
-        let Process { pid, exe_id, .. } = *self.process;
-        match self.surroundings.go.get(&pid) {
-            Some(&(file, is_go)) if file == exe_id => is_go,
-            _ => {
-                let is_go = go::is_go(&self.process.exe_path());
-                self.surroundings.go.insert(pid, (exe_id, is_go));
-                is_go
-            }
-        }
-    }
-}
-
-fn meets_pair(there: &BTreeMap<String, String>, wanted: &[(String, Option<GlobMatcher>)]) -> bool {
-    wanted.iter().any(|(key, glob)| {
-        let value = there.get(key);
-        value.is_some_and(|value| glob.as_ref().is_none_or(|glob| glob.is_match(value)))
-    })
-}
-
-/// A `*` does not stop at slashes: `/srv/*` means all below.
-fn glob(text: &str) -> Result<Glob, SelectError> {
-    let built = GlobBuilder::new(text).literal_separator(false).build();
-    built.map_err(|source| SelectError::Glob {
-        glob: text.to_owned(),
-        source,
-    })
-}
-
-fn globs(texts: &[String]) -> Result<GlobSet, SelectError> {
-    let mut set = GlobSetBuilder::new();
-    for text in texts {
-        set.add(glob(text)?);
-    }
-    set.build().map_err(|source| SelectError::Glob {
-        glob: texts.join(" "),
-        source,
-    })
-}
-
-fn pairs(wanted: &[Pair]) -> Result<Vec<(String, Option<GlobMatcher>)>, SelectError> {
-    let pair = |pair: &Pair| {
-        let value = pair.value.as_deref().map(glob).transpose()?;
-        Ok((pair.key.clone(), value.map(|glob| glob.compile_matcher())))
-    };
-    wanted.iter().map(pair).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, path::PathBuf};
+    use std::{
+        collections::BTreeMap,
+        net::TcpListener,
+        path::{Path, PathBuf},
+    };
 
     use super::*;
     use crate::{
-        config,
-        discover::pod::{Container, Workload},
+        config::{self, Condition, Language, Pair},
+        discover::{
+            container::Place,
+            pod::{Container, Knowledge, Pod, Workload},
+        },
     };
 
     fn judged(selection: &Selection, process: &Process) -> Meant {
@@ -435,6 +269,14 @@ mod tests {
             start_ticks: 5,
             exe: PathBuf::from(exe),
             exe_id: FileId { device: 1, inode: 1 },
+        }
+    }
+
+    fn rule(verdict: Verdict, conditions: Vec<Condition>) -> config::Rule {
+        config::Rule {
+            verdict,
+            conditions,
+            place: config::Place::new(Path::new("skyprobe.yaml"), Some(3)),
         }
     }
 
@@ -526,7 +368,6 @@ mod tests {
     /// This test is no Go program, and the process that is asked about runs it.
     #[test]
     fn rules_are_asked_in_their_order_and_before_the_rest() {
-        let rule = |verdict, conditions| config::Rule { verdict, conditions };
         let exe = |glob: &str| Condition::Exe(vec![glob.to_owned()]);
         let go = Condition::Language(vec![Language::Go]);
         let selection = Selection::new(&Select {
@@ -562,7 +403,17 @@ mod tests {
         pods.put(pod);
         let mut surroundings = Surroundings::new(pods);
         let selection = Selection::new(select).unwrap();
-        selection.judge_placed(&process("/srv/app"), Some(place), &mut surroundings)
+        judged_in(place, &selection, &process("/srv/app"), &mut surroundings)
+    }
+
+    fn judged_in(
+        place: Place,
+        selection: &Selection,
+        process: &Process,
+        surroundings: &mut Surroundings,
+    ) -> Meant {
+        let mut subject = Subject::new(process, Some(place), surroundings);
+        selection.decide(process, &mut subject).meant()
     }
 
     fn gateway() -> Pod {
@@ -622,15 +473,69 @@ mod tests {
             (Condition::Unit(texts("*")), false),
         ] {
             let select = Select {
-                rules: vec![config::Rule {
-                    verdict: Verdict::Include,
-                    conditions: vec![condition.clone()],
-                }],
+                rules: vec![rule(Verdict::Include, vec![condition.clone()])],
                 ..Select::default()
             };
             let meant = if is_met { Meant::Yes(Wish::Kind) } else { Meant::No };
             assert_eq!(in_pod(&select, gateway()), meant, "{condition:?}");
         }
+    }
+
+    #[test]
+    fn it_says_what_decided() {
+        let exe = |glob: &str| Condition::Exe(vec![glob.to_owned()]);
+        let selection = Selection::new(&Select {
+            rules: vec![
+                rule(Verdict::Exclude, vec![exe("debugger")]),
+                rule(
+                    Verdict::Include,
+                    vec![Condition::Namespace(vec!["shop".to_owned()])],
+                ),
+            ],
+            exes: vec!["gateway".to_owned()],
+            ..Select::default()
+        })
+        .unwrap();
+        let why = |process: &Process| selection.explain(process, &mut Surroundings::default());
+        assert_eq!(
+            why(&process("/srv/debugger")),
+            (
+                Meant::Excluded,
+                "the rule in skyprobe.yaml:3 excludes it".to_owned()
+            )
+        );
+        assert_eq!(
+            why(&process("/srv/gateway")),
+            (Meant::Yes(Wish::Named), "`exe` includes it".to_owned())
+        );
+        let ourselves = Process::read(std::process::id()).unwrap().unwrap();
+        assert_eq!(why(&ourselves), (Meant::No, "it is skyprobe itself".to_owned()));
+        let other = process("/srv/other");
+        assert_eq!(
+            why(&other),
+            (
+                Meant::No,
+                "nothing that selects fits it, and it is no Go program".to_owned()
+            )
+        );
+        let pods = Pods::default();
+        pods.set_knowledge(Knowledge::Current);
+        let annotations = BTreeMap::from([(TRACE_ANNOTATION.to_owned(), "false".to_owned())]);
+        pods.put(Pod {
+            annotations,
+            ..gateway()
+        });
+        let mut surroundings = Surroundings::new(pods);
+        let place = Place {
+            container: Some("c1".to_owned()),
+            ..Place::default()
+        };
+        let mut subject = Subject::new(&other, Some(place), &mut surroundings);
+        let cause = selection.decide(&other, &mut subject);
+        assert_eq!(
+            selection.words(&cause, &mut subject),
+            "the annotation skyprobe.io/trace of its pod shop/gateway-6d5f-x says false"
+        );
     }
 
     #[test]
@@ -643,10 +548,7 @@ mod tests {
             }
         };
         let rules = |verdict| Select {
-            rules: vec![config::Rule {
-                verdict,
-                conditions: vec![Condition::Namespace(vec!["shop".to_owned()])],
-            }],
+            rules: vec![rule(verdict, vec![Condition::Namespace(vec!["shop".to_owned()])])],
             ..Select::default()
         };
         assert_eq!(in_pod(&rules(Verdict::Include), with("false")), Meant::Excluded);
@@ -677,8 +579,7 @@ mod tests {
         .unwrap();
         let pods = Pods::default();
         let mut surroundings = Surroundings::new(pods.clone());
-        let mut judge =
-            |process: &Process| selection.judge_placed(process, Some(place.clone()), &mut surroundings);
+        let mut judge = |process: &Process| judged_in(place.clone(), &selection, process, &mut surroundings);
         assert_eq!(judge(&young), Meant::Yes(Wish::Named));
         pods.set_knowledge(Knowledge::Behind);
         assert_eq!(judge(&young), Meant::Yes(Wish::Named));

@@ -14,14 +14,13 @@ mod backend;
 pub mod component;
 mod connection;
 mod convert;
+mod credentials;
 mod delivery;
 pub mod management;
 mod wire;
 
-use std::fmt;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use crate::export::SegmentReceiver;
 use crate::telemetry::Telemetry;
 
 use connection::Connection;
+pub use credentials::{Authentication, Token};
 use delivery::Delivery;
 pub use management::Registry;
 
@@ -38,7 +38,7 @@ pub struct Settings {
     /// `host:port`, with `http://` or `https://` before it or not. The first to be tried is picked at random.
     pub backends: Vec<String>,
     /// Sent with every call.
-    pub authentication: Option<Token>,
+    pub authentication: Option<Authentication>,
     pub tls: Tls,
     /// Segments sent on one stream, and confirmed by one reply.
     pub batch_segments: usize,
@@ -79,38 +79,8 @@ impl Settings {
     }
 }
 
-/// The authentication token of OAP. Never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    pub fn new(token: impl Into<String>) -> Self {
-        Self(token.into())
-    }
-
-    /// What the file holds, without the white space around it.
-    pub fn read(path: &Path) -> Result<Self, SettingsError> {
-        let text = fs::read_to_string(path).map_err(|source| SettingsError::Read {
-            what: "authentication token",
-            path: path.to_owned(),
-            source,
-        })?;
-        match text.trim() {
-            "" => Err(SettingsError::NoToken {
-                path: path.to_owned(),
-            }),
-            token => Ok(Self::new(token)),
-        }
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
-/// Encryption of the connection to OAP. A backend written with `https://` or `http://` decides for itself.
+/// Encryption of the connection to OAP. A backend written with `https://` or `http://` decides for itself. The files are
+/// read anew whenever it is connected to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     pub enabled: bool,
@@ -173,6 +143,11 @@ pub enum SettingsError {
     },
 }
 
+/// Whether the exporter could start.
+pub fn check(settings: &Settings) -> Result<(), SettingsError> {
+    Connection::new(settings, Arc::default()).map(drop)
+}
+
 /// Prepares the exporter. Nothing is sent before the future is run; it ends after the last sender of `segments` is
 /// gone and what was left is delivered or counted as lost.
 pub fn start(
@@ -218,20 +193,9 @@ mod tests {
     #[test]
     fn the_token_is_never_shown() {
         let settings = Settings {
-            authentication: Some(Token::new("s3cret")),
+            authentication: Some(Authentication::Token(Token::new("s3cret"))),
             ..Settings::new(Vec::new())
         };
         assert!(!format!("{settings:?}").contains("s3cret"));
-    }
-
-    #[test]
-    fn a_token_is_read_from_its_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        assert!(matches!(Token::read(&path), Err(SettingsError::Read { .. })));
-        fs::write(&path, " \n").unwrap();
-        assert!(matches!(Token::read(&path), Err(SettingsError::NoToken { .. })));
-        fs::write(&path, "s3cret\n").unwrap();
-        assert!(Token::read(&path).unwrap() == Token::new("s3cret"));
     }
 }

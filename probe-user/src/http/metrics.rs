@@ -140,6 +140,23 @@ fn traced(text: &mut Text, tracing: &Tracing) {
     let name = "skyprobe_enrolled_connections";
     text.metric(name, Kind::Gauge, "Connections whose requests get headers.");
     text.line(name, "", tracing.connections);
+    if tracing.configuration.file.is_some() {
+        let name = "skyprobe_config_last_reload_successful";
+        text.metric(
+            name,
+            Kind::Gauge,
+            "1 if what the configuration file says now was taken over, else 0.",
+        );
+        text.line(name, "", u8::from(tracing.configuration.error.is_none()));
+    }
+    if let Some(kubernetes) = &tracing.kubernetes {
+        let name = "skyprobe_kubernetes_current";
+        text.metric(name, Kind::Gauge, "1 while Kubernetes tells of new pods, else 0.");
+        text.line(name, "", u8::from(kubernetes.current));
+        let name = "skyprobe_kubernetes_pods";
+        text.metric(name, Kind::Gauge, "Pods that are known on this node.");
+        text.line(name, "", kubernetes.pods);
+    }
     // Else nothing is known, and 0 would be a lie.
     if tracing.programs.iter().all(|program| program.runs == 0) {
         return;

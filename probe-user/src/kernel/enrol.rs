@@ -25,17 +25,69 @@ pub struct Enrolled {
     pub refused: usize,
 }
 
-/// Enrols the TCP connections that `process` has opened. Those it has accepted are left alone: their local port is
-/// one that it listens on.
+/// A TCP connection that a process has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    /// Requests on it get headers.
+    pub is_enrolled: bool,
+}
+
+/// A connection, and what the map knows it by.
+struct Client {
+    socket: OwnedFd,
+    cookie: u64,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+/// Enrols the TCP connections that `process` has opened.
 pub(super) fn enrol(map: &mut SockHash<&mut MapData, u64>, process: &Process) -> io::Result<Enrolled> {
+    let mut enrolled = Enrolled::default();
+    let mut ours = None;
+    clients(process, |client| {
+        let is_in = match map.insert(client.cookie, client.socket.as_raw_fd(), 0) {
+            Ok(()) => true,
+            // The kernel takes no socket twice. Who was let go and is traced again has left his here.
+            Err(_) => ours.get_or_insert_with(|| cookies(map)).contains(&client.cookie),
+        };
+        if is_in {
+            enrolled.sockets += 1;
+        } else {
+            enrolled.refused += 1;
+        }
+    })?;
+    Ok(enrolled)
+}
+
+/// The sockets in the map.
+pub(super) fn cookies(map: &SockHash<&mut MapData, u64>) -> HashSet<u64> {
+    map.keys().filter_map(Result::ok).collect()
+}
+
+/// The connections that the process has opened, by what is `enrolled`.
+pub(super) fn connections(process: &Process, enrolled: &HashSet<u64>) -> io::Result<Vec<Connection>> {
+    let mut all = Vec::new();
+    clients(process, |client| {
+        all.push(Connection {
+            local: client.local,
+            peer: client.peer,
+            is_enrolled: enrolled.contains(&client.cookie),
+        });
+    })?;
+    Ok(all)
+}
+
+/// Hands over the TCP connections that `process` has opened, one by one. Those it has accepted are left alone: their
+/// local port is one that it listens on.
+fn clients(process: &Process, mut each: impl FnMut(Client)) -> io::Result<()> {
     let pid = i32::try_from(process.pid)
         .ok()
         .and_then(Pid::from_raw)
         .ok_or(io::ErrorKind::InvalidInput)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let listening = Listeners::default().ports_of(process);
-    let mut enrolled = Enrolled::default();
-    let mut ours = None;
     for entry in fs::read_dir(PathBuf::from(format!("/proc/{}/fd", process.pid)))? {
         let Ok(entry) = entry else { continue };
         let is_socket = fs::read_link(entry.path()).is_ok_and(|target| {
@@ -57,36 +109,35 @@ pub(super) fn enrol(map: &mut SockHash<&mut MapData, u64>, process: &Process) ->
         let Ok(socket) = pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty()) else {
             continue;
         };
-        if !is_client_connection(&socket, |port| listening.contains(&port)) {
+        let Some((local, peer)) = connected(&socket) else {
+            continue;
+        };
+        if listening.contains(&local.port()) {
             continue;
         }
         let Ok(cookie) = sockopt::socket_cookie(&socket) else {
             continue;
         };
-        let is_in = match map.insert(cookie, socket.as_raw_fd(), 0) {
-            Ok(()) => true,
-            // The kernel takes no socket twice. Who was let go and is traced again has left his here.
-            Err(_) => ours
-                .get_or_insert_with(|| map.keys().filter_map(Result::ok).collect::<HashSet<u64>>())
-                .contains(&cookie),
-        };
-        if is_in {
-            enrolled.sockets += 1;
-        } else {
-            enrolled.refused += 1;
-        }
+        each(Client {
+            socket,
+            cookie,
+            local,
+            peer,
+        });
     }
-    Ok(enrolled)
+    Ok(())
 }
 
-fn is_client_connection(socket: &OwnedFd, is_listening: impl Fn(u16) -> bool) -> bool {
+/// Both ends, if it is a TCP connection.
+fn connected(socket: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
     let socket = socket.as_fd();
     let is_tcp = sockopt::socket_type(socket).is_ok_and(|kind| kind == SocketType::STREAM)
         && sockopt::socket_domain(socket)
             .is_ok_and(|domain| domain == AddressFamily::INET || domain == AddressFamily::INET6);
-    let local: Option<SocketAddr> = getsockname(socket)
-        .ok()
-        .and_then(|address| address.try_into().ok());
-    let is_connected = getpeername(socket).is_ok();
-    is_tcp && is_connected && local.is_some_and(|local| !is_listening(local.port()))
+    if !is_tcp {
+        return None;
+    }
+    let local = getsockname(socket).ok()?.try_into().ok()?;
+    let peer = getpeername(socket).ok()??.try_into().ok()?;
+    Some((local, peer))
 }

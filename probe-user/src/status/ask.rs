@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{FORMAT, Status, table};
+use super::{FORMAT, Question, Status, process, table};
 
 /// How long a probe may take to answer that is busy.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -31,6 +31,8 @@ pub enum AskError {
     NotAllowed(PathBuf),
     #[error("the probe at {} does not answer", path.display())]
     Silent { path: PathBuf, source: io::Error },
+    #[error("the probe is busy with attaching to a program: ask again")]
+    Busy,
     #[error("what answers at {} is no skyprobe", .0.display())]
     Stranger(PathBuf),
     #[error(
@@ -41,12 +43,22 @@ pub enum AskError {
     Output(#[from] io::Error),
 }
 
-/// Shows the status of the probe at `socket`: once, or each second until nobody reads it or no probe answers.
-pub fn show(socket: &Path, json: bool, watch: bool, out: &mut dyn Write) -> Result<(), AskError> {
+/// Shows the status of the probe at `socket`: once, or each second until nobody reads it or no probe answers. Of a
+/// process that is asked about, that alone.
+pub fn show(
+    socket: &Path,
+    question: Question,
+    json: bool,
+    watch: bool,
+    out: &mut dyn Write,
+) -> Result<(), AskError> {
     let is_terminal = io::stdout().is_terminal();
     let mut before: Option<Status> = None;
     loop {
-        let status = ask(socket)?;
+        let status = ask(socket, question)?;
+        if let Some(pid) = question.pid {
+            return answer(&status, pid, json, out);
+        }
         if json {
             if watch {
                 serde_json::to_writer(&mut *out, &status).map_err(io::Error::from)?;
@@ -55,7 +67,7 @@ pub fn show(socket: &Path, json: bool, watch: bool, out: &mut dyn Write) -> Resu
             }
             writeln!(out)?;
         } else {
-            let text = table::text(&status, before.as_ref());
+            let text = table::text(&status, before.as_ref(), is_terminal);
             if watch && is_terminal {
                 redraw(&text, out)?;
             } else {
@@ -72,6 +84,23 @@ pub fn show(socket: &Path, json: bool, watch: bool, out: &mut dyn Write) -> Resu
         before = Some(status);
         thread::sleep(EACH);
     }
+}
+
+/// What the probe says of one process.
+fn answer(status: &Status, pid: u32, json: bool, out: &mut dyn Write) -> Result<(), AskError> {
+    let tracing = status.tracing.as_ref().ok_or(AskError::Busy)?;
+    let asked = tracing.asked.as_ref().ok_or_else(|| AskError::OtherVersion {
+        theirs: status.version.clone(),
+        pid: status.pid,
+    })?;
+    if json {
+        serde_json::to_writer_pretty(&mut *out, asked).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        let target = tracing.targets.iter().find(|target| target.pid == pid);
+        out.write_all(process::text(asked, target).as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Writes over what stands there, from the upper left corner on, and clears the rest: without blinking.
@@ -109,19 +138,23 @@ struct Head {
     pid: u32,
 }
 
-fn ask(socket: &Path) -> Result<Status, AskError> {
+fn ask(socket: &Path, question: Question) -> Result<Status, AskError> {
     let path = || socket.to_owned();
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "the standard library's enum; the rest is said in the system's words"
     )]
-    let stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+    let mut stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => AskError::NotAllowed(path()),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Nobody(path()),
         _ => AskError::Silent { path: path(), source },
     })?;
     let silent = |source| AskError::Silent { path: path(), source };
     stream.set_read_timeout(Some(TIMEOUT)).map_err(silent)?;
+    let mut line = serde_json::to_vec(&question).map_err(|error| silent(error.into()))?;
+    line.push(b'\n');
+    // A probe that is about to end does not read it, and neither does an older one.
+    let _not_asked = stream.write_all(&line);
     let mut text = Vec::new();
     let read = stream.take(ANSWER_MAX).read_to_end(&mut text);
     read.map_err(silent)?;
@@ -184,13 +217,13 @@ mod tests {
     fn where_nobody_answers() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("probe.sock");
-        let error = ask(&path).unwrap_err().to_string();
+        let error = ask(&path, Question::default()).unwrap_err().to_string();
         assert!(
             error.contains("no probe answers") && error.contains("--socket"),
             "{error}"
         );
         // What a probe leaves behind that was killed.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert_eq!(ask(&path).unwrap_err().to_string(), error);
+        assert_eq!(ask(&path, Question::default()).unwrap_err().to_string(), error);
     }
 }

@@ -10,13 +10,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt as _, net::UnixListener};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+};
 use tracing::debug;
 
-use super::Status;
+use super::{Question, Status};
 
 /// How long somebody may take to read the answer: others wait meanwhile.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a question may take to come. `nc -U` and the like ask nothing and wait.
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(200);
+/// Longer than any question.
+const QUESTION_MAX: u64 = 1 << 12;
 
 /// Why there is no socket. The probe traces all the same.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +107,7 @@ impl Socket {
     }
 
     /// Tells everybody who connects, one by one. Never ends; to be dropped when the probe stops.
-    pub async fn serve<Answer: Future<Output = Status>>(self, status: impl Fn() -> Answer) {
+    pub async fn serve<Answer: Future<Output = Status>>(self, status: impl Fn(Question) -> Answer) {
         loop {
             let mut stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -110,7 +118,8 @@ impl Socket {
                     continue;
                 }
             };
-            let text = serde_json::to_vec(&status().await).unwrap_or_default();
+            let question = question(&mut stream).await;
+            let text = serde_json::to_vec(&status(question).await).unwrap_or_default();
             let told = async {
                 stream.write_all(&text).await?;
                 stream.write_all(b"\n").await?;
@@ -126,6 +135,15 @@ impl Socket {
     }
 }
 
+/// What somebody asks who has something to ask. Others end their side, or say nothing.
+async fn question(stream: &mut UnixStream) -> Question {
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(stream.take(QUESTION_MAX));
+    let read = reader.read_until(b'\n', &mut line);
+    let _nothing_came = tokio::time::timeout(QUESTION_TIMEOUT, read).await;
+    serde_json::from_slice(&line).unwrap_or_default()
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
         // Another probe may have put its own there since.
@@ -139,7 +157,7 @@ impl Drop for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
 
     use super::*;
 
@@ -194,21 +212,29 @@ mod tests {
             std::thread::spawn(move || {
                 // One that goes without having listened, and one that does.
                 drop(BlockingStream::connect(&path).unwrap());
-                let mut text = String::new();
-                let mut stream = BlockingStream::connect(&path).unwrap();
-                stream.read_to_string(&mut text).unwrap();
-                text
+                let told = |question: &[u8]| {
+                    let mut text = String::new();
+                    let mut stream = BlockingStream::connect(&path).unwrap();
+                    stream.write_all(question).unwrap();
+                    stream.read_to_string(&mut text).unwrap();
+                    serde_json::from_str::<Status>(&text).unwrap().pid
+                };
+                // Without a question, with one, and with words that are none.
+                [
+                    told(b""),
+                    told(b"{\"pid\":12}\n"),
+                    told(b"GET / HTTP/1.1\r\n\r\n"),
+                ]
             })
         };
-        let serve = socket.serve(|| async {
+        let serve = socket.serve(|question| async move {
             Status {
-                pid: 7,
+                pid: question.pid.unwrap_or(7),
                 ..Status::default()
             }
         });
         let told = tokio::time::timeout(Duration::from_secs(2), serve).await;
         assert!(told.is_err(), "it never ends");
-        let text = ask.join().unwrap();
-        assert_eq!(serde_json::from_str::<Status>(&text).unwrap().pid, 7);
+        assert_eq!(ask.join().unwrap(), [7, 12, 7]);
     }
 }

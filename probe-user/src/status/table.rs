@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::{Export, Status, Target, Tracing};
+use super::{Configuration, Export, Kubernetes, Status, Target, Tracing};
 
 /// Longer words are cut in the middle: both ends of a path or a name tell more than its middle.
 const COLUMN_MAX: usize = 40;
 
-/// The status, and what has come since it was as it was `before`.
-pub(super) fn text(status: &Status, before: Option<&Status>) -> String {
+/// The status, and what has come since it was as it was `before`. `short`: for a terminal, where long words are cut.
+pub(super) fn text(status: &Status, before: Option<&Status>, short: bool) -> String {
     let mut text = String::new();
     let mut line = |what: &str, words: &str| {
         let _infallible = writeln!(text, "{what:<9} {words}");
@@ -51,8 +51,14 @@ pub(super) fn text(status: &Status, before: Option<&Status>) -> String {
     match &status.tracing {
         Some(tracing) => {
             line("headers", &headers(tracing));
+            if let Some(words) = configuration(&tracing.configuration) {
+                line("config", &words);
+            }
+            if let Some(kubernetes) = &tracing.kubernetes {
+                line("pods", &pods(kubernetes));
+            }
             text.push('\n');
-            text.push_str(&processes(tracing));
+            text.push_str(&processes(tracing, short));
         }
         None => line(
             "targets",
@@ -134,7 +140,45 @@ fn headers(tracing: &Tracing) -> String {
     )
 }
 
-fn processes(tracing: &Tracing) -> String {
+/// Nothing where no file was named.
+fn configuration(configuration: &Configuration) -> Option<String> {
+    let Configuration {
+        file,
+        read_s,
+        error,
+        error_s,
+        waits_for_restart,
+    } = configuration;
+    let mut words = format!("{}, read {} ago", file.as_ref()?, duration(*read_s));
+    if let (Some(error), Some(seconds)) = (error, error_s) {
+        let _infallible = write!(words, "; NOT taken over {} ago: {error}", duration(*seconds));
+    }
+    if !waits_for_restart.is_empty() {
+        let _infallible = write!(words, "; waits for a restart: {}", waits_for_restart.join(", "));
+    }
+    Some(words)
+}
+
+fn pods(kubernetes: &Kubernetes) -> String {
+    let Kubernetes {
+        address,
+        node,
+        pods,
+        current,
+        error,
+        error_s,
+    } = kubernetes;
+    let mut words = format!("{pods} known on node {node}");
+    if !current {
+        let _infallible = write!(words, ", NOT told of new ones by {address}");
+        if let (Some(error), Some(seconds)) = (error, error_s) {
+            let _infallible = write!(words, "; {} ago: {error}", duration(*seconds));
+        }
+    }
+    words
+}
+
+fn processes(tracing: &Tracing, short: bool) -> String {
     let mut text = String::new();
     let row = |target: &Target| {
         let Target {
@@ -171,7 +215,7 @@ fn processes(tracing: &Tracing) -> String {
             "PID", "SERVICE", "INSTANCE", "GO", "WHERE", "TRACED", "HOOKS", "PARTS", "PROGRAM",
         ];
         let rows: Vec<_> = tracing.targets.iter().map(row).collect();
-        text.push_str(&table(head, &rows));
+        text.push_str(&table(head, &rows, short));
     }
     for target in &tracing.targets {
         for missing in &target.missing {
@@ -202,13 +246,13 @@ fn processes(tracing: &Tracing) -> String {
             })
             .collect();
         text.push('\n');
-        text.push_str(&table(["PID", "NOT TRACED", "WHY"], &rows));
+        text.push_str(&table(["PID", "NOT TRACED", "WHY"], &rows, short));
     }
     text
 }
 
 /// What it runs in, as its operator knows it.
-fn place(target: &Target) -> String {
+pub(super) fn place(target: &Target) -> String {
     match (&target.namespace, &target.pod, &target.container_id, &target.unit) {
         (Some(namespace), Some(pod), _, _) => {
             let container = target.container.as_ref();
@@ -222,13 +266,17 @@ fn place(target: &Target) -> String {
     }
 }
 
-/// Columns as wide as what stands in them; the last is not cut.
-fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+/// Columns as wide as what stands in them. `short`: all but the last are cut.
+pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]], short: bool) -> String {
     let cells = |row: [&str; N]| {
         let mut column = 0;
         row.map(|cell| {
             column += 1;
-            if column == N { cell.to_owned() } else { cut(cell) }
+            if column == N || !short {
+                cell.to_owned()
+            } else {
+                cut(cell)
+            }
         })
     };
     let mut all = vec![cells(head)];
@@ -354,6 +402,22 @@ mod tests {
                 propagation: "sw8".into(),
                 connections: 14,
                 programs: Vec::new(),
+                configuration: Configuration {
+                    file: Some("/etc/skyprobe/skyprobe.yaml".into()),
+                    read_s: 60,
+                    error: Some("unknown key".into()),
+                    error_s: Some(3),
+                    waits_for_restart: vec!["oap".into(), "http".into()],
+                },
+                kubernetes: Some(Kubernetes {
+                    address: "https://127.0.0.1/".into(),
+                    node: "n1".into(),
+                    pods: 30,
+                    current: false,
+                    error: Some("forbidden".into()),
+                    error_s: Some(4),
+                }),
+                asked: None,
             }),
         }
     }
@@ -362,7 +426,7 @@ mod tests {
     fn all_of_it_as_people_read_it() {
         let exe = format!("/srv/{}/gateway", "x".repeat(60));
         assert_eq!(
-            text(&status(), None),
+            text(&status(), None, true),
             format!(
                 "skyprobe  0.1.0 (0123456789ab), process 4711, up 2 h 1 min\n\
                  health    ok\n\
@@ -373,6 +437,9 @@ mod tests {
                  spans     1000 made, 990 exported, 3 lost, 7 on their way\n\
                  lost      3 queue_full (user)\n\
                  headers   sw8; connections that get them: 14\n\
+                 config    /etc/skyprobe/skyprobe.yaml, read 1 min 0 s ago; NOT taken over 3 s ago: unknown key; waits \
+                 for a restart: oap, http\n\
+                 pods      30 known on node n1, NOT told of new ones by https://127.0.0.1/; 4 s ago: forbidden\n\
                  \n\
                  PID  SERVICE  INSTANCE      GO      WHERE                   TRACED     HOOKS          PARTS        PROGRAM\n\
                  12   gateway  gateway-6d4c  1.24.3  shop/gateway-6d4c/main  1 min 1 s  40, 1 missing  HTTP server  {exe}\n\
@@ -398,7 +465,7 @@ mod tests {
         if let Some(oap) = &mut now.export.oap {
             oap.connected = None;
         }
-        let text = text(&now, Some(&before));
+        let text = text(&now, Some(&before), true);
         for words in [
             "health    the reader thread has ended\n",
             "ready     no: it is stopping\n",

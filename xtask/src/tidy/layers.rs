@@ -17,6 +17,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("requests", &["trace"]),
     ("status", &["clock"]),
+    (
+        "check",
+        &[
+            "app",
+            "config",
+            "discover",
+            "export",
+            "naming",
+            "status",
+            "telemetry",
+        ],
+    ),
     ("kubernetes", &["config", "discover", "telemetry"]),
     ("naming", &["config", "discover", "trace"]),
     ("discover", &["clock", "config", "telemetry"]),

@@ -2,9 +2,9 @@
 
 use std::{mem, sync::Arc};
 
-use tracing::{info, warn};
+use tracing::info;
 
-use super::Targets;
+use super::{End, Targets};
 use crate::{
     app::supervisor,
     discover::{pod::Knowledge, select::Meant},
@@ -14,8 +14,8 @@ use crate::{
 impl Targets {
     /// Whether a process that starts later can be meant.
     pub(super) fn is_open(&self) -> bool {
-        let asks_pods = self.surroundings.pods().knowledge() != Knowledge::Off;
-        self.selection.is_open(asks_pods)
+        let by_annotation = self.surroundings.pods().knowledge() != Knowledge::Off;
+        self.selection.is_open(by_annotation)
     }
 
     pub(super) fn look_at_late_ones(&mut self) {
@@ -43,7 +43,7 @@ impl Targets {
             .map(|target| target.process.pid)
             .collect();
         for pid in gone {
-            self.let_go(pid);
+            self.let_go(pid, End::NotMeant);
         }
     }
 
@@ -65,7 +65,7 @@ impl Targets {
             .map(|target| target.process.pid)
             .collect();
         for pid in misnamed {
-            self.let_go(pid);
+            self.let_go(pid, End::Renamed);
             self.later.insert(pid);
         }
     }
@@ -79,17 +79,11 @@ impl Targets {
 
     /// Takes over what the configuration says now of selection and names. Who stays selected is not touched.
     fn take_over(&mut self) {
-        let now = match self.reload.read(&self.config) {
-            Ok(Some(config)) => config,
-            Ok(None) => return,
-            Err(error) => {
-                warn!(%error, "Configuration not taken over: what held before holds on");
-                return;
-            }
+        let Some(now) = self.reload.read(&self.config) else {
+            return;
         };
         if let Err(error) = self.selection.take_over(&now.select) {
-            let error = crate::chain(&error);
-            warn!(error, "Configuration not taken over: what held before holds on");
+            self.reload.fail(crate::chain(&error));
             return;
         }
         self.config = Arc::new(now);

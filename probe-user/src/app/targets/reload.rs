@@ -4,13 +4,23 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use tracing::warn;
 
-use crate::config::{self, Config, ConfigError, Invocation};
+use crate::{
+    clock,
+    config::{self, Config, Invocation},
+    status::{Configuration, seconds_since},
+};
 
 /// The file, and what was last seen of it. Its path is followed at each look: Kubernetes swaps a link to a folder when a
 /// ConfigMap changes.
 pub(super) struct Reload {
     path: Option<PathBuf>,
+    /// Nothing while it is not there.
     seen: Option<Stamp>,
+    read_ns: u64,
+    /// Why what it says now is not taken over, and since when.
+    error: Option<(String, u64)>,
+    /// What has changed and waits for the next start.
+    waiting: Vec<&'static str>,
 }
 
 /// What differs between two versions of a file.
@@ -18,43 +28,78 @@ type Stamp = (u64, u64, u64, i64, i64);
 
 impl Reload {
     pub(super) fn new(path: Option<PathBuf>) -> Self {
-        let mut reload = Self { path, seen: None };
+        let mut reload = Self {
+            path,
+            seen: None,
+            read_ns: clock::now_boot_ns(),
+            error: None,
+            waiting: Vec::new(),
+        };
         reload.seen = reload.stamp();
         reload
     }
 
-    /// Whether there is another version than the one that was read last.
-    pub(super) fn is_due(&self) -> bool {
-        self.stamp().is_some_and(|now| Some(now) != self.seen)
+    /// Whether there is another version than the one that was read last. That it is gone is said, once.
+    pub(super) fn is_due(&mut self) -> bool {
+        let now = self.stamp();
+        if now.is_none() && self.seen.take().is_some() {
+            self.fail("the file is gone".to_owned());
+        }
+        now.is_some() && now != self.seen
     }
 
-    /// What holds from here on: `old` with what can be taken over. Nothing if no file was named.
-    pub(super) fn read(&mut self, old: &Config) -> Result<Option<Config>, ConfigError> {
+    /// What holds from here on: `old` with what can be taken over. Nothing if there is nothing to take over; why has
+    /// been said.
+    pub(super) fn read(&mut self, old: &Config) -> Option<Config> {
         if self.path.is_none() {
             warn!("No configuration file was named with --config, so there is nothing to read anew");
-            return Ok(None);
+            return None;
         }
         // Before it is read: what changes meanwhile is read once more.
         self.seen = self.stamp();
-        let Invocation::Run(new) = config::read_process()? else {
-            return Ok(None);
+        let new = match config::read_process() {
+            Ok(Invocation::Run(new)) => *new,
+            // What was called for does not change.
+            Ok(_) => return None,
+            Err(error) => {
+                self.fail(error.to_string());
+                return None;
+            }
         };
-        let new = *new;
-        let taken = Config {
-            select: new.select.clone(),
-            naming: new.naming.clone(),
-            pods: config::Pods {
-                property_labels: new.pods.property_labels.clone(),
-                ..old.pods.clone()
-            },
-            ..old.clone()
-        };
-        if taken != new {
+        self.read_ns = clock::now_boot_ns();
+        self.error = None;
+        let (taken, waiting) = old.take_over(new);
+        // Said once, and again when it is something else.
+        if self.waiting != waiting && !waiting.is_empty() {
+            let keys = waiting.join(", ");
             warn!(
-                "Only selection and names are taken over: the rest of what has changed counts from the next start on"
+                keys,
+                "Only selection and names are taken over while the probe runs: these wait for its next start"
             );
         }
-        Ok(Some(taken))
+        self.waiting = waiting;
+        Some(taken)
+    }
+
+    /// What the file says now cannot hold.
+    pub(super) fn fail(&mut self, error: String) {
+        warn!(error, "Configuration not taken over: what held before holds on");
+        self.error = Some((error, clock::now_boot_ns()));
+    }
+
+    pub(super) fn tell(&self) -> Configuration {
+        let (error, error_s) = self
+            .error
+            .as_ref()
+            .map(|(error, at_ns)| (error.clone(), seconds_since(*at_ns)))
+            .unzip();
+        Configuration {
+            file: self.path.as_ref().map(|path| path.display().to_string()),
+            read_s: seconds_since(self.read_ns),
+            error,
+            error_s,
+            waits_for_restart: self.waiting.iter().map(|&key| key.to_owned()).collect(),
+        }
     }
 
     fn stamp(&self) -> Option<Stamp> {

@@ -1,20 +1,21 @@
 //! What is traced at the moment, for whoever asks.
 
-use std::time::Duration;
-
 use super::{Refusal, Target, Targets, binary::Binary};
 use crate::{
-    clock,
+    discover::{
+        pod::{Knowledge, Pods},
+        process::Process,
+        select::Meant,
+    },
     instrument::Part,
-    status::{self, Missing, Program, Refused, Tracing},
+    status::{self, Asked, Connection, Fate, Kubernetes, Missing, Program, Question, Refused, Tracing},
 };
 
 impl Targets {
-    pub(super) fn tell(&mut self) -> Tracing {
+    pub(super) fn tell(&mut self, question: Question) -> Tracing {
         // What the kernel counts is as new as the rest.
         self.count_losses();
-        let now_ns = clock::now_boot_ns();
-        let mut targets: Vec<_> = self.targets.values().map(|target| told(target, now_ns)).collect();
+        let mut targets: Vec<_> = self.targets.values().map(told).collect();
         targets.sort_by(|one, other| (&one.service, one.pid).cmp(&(&other.service, other.pid)));
         let refusals = self.refused.values().flatten();
         let mut refused: Vec<Refused> = refusals
@@ -32,16 +33,101 @@ impl Targets {
             run_ns: runs.run_ns,
         });
         Tracing {
+            configuration: self.reload.tell(),
+            kubernetes: kubernetes(self.surroundings.pods()),
             targets,
             refused,
             propagation: self.propagation_words.clone(),
             programs: programs.collect(),
             connections: self.kernel.enrolled(),
+            asked: question.pid.map(|pid| self.explain(pid)),
         }
+    }
+
+    /// What becomes of a process, and why.
+    fn explain(&mut self, pid: u32) -> Asked {
+        let process = match Process::read(pid) {
+            Ok(Some(process)) => process,
+            Ok(None) => {
+                return Asked {
+                    pid,
+                    why: "there is no such process, or it runs no program".to_owned(),
+                    ..Asked::default()
+                };
+            }
+            Err(error) => {
+                return Asked {
+                    pid,
+                    why: error.to_string(),
+                    ..Asked::default()
+                };
+            }
+        };
+        self.surroundings.begin_look();
+        let (meant, why) = self.selection.explain(&process, &mut self.surroundings);
+        let (fate, why) = match (meant, self.targets.get(&pid)) {
+            (_, Some(_)) => (Fate::Traced, why),
+            (Meant::No, None) => (Fate::NotMeant, why),
+            (Meant::Excluded, None) => (Fate::Excluded, why),
+            (Meant::NotYet, None) => (Fate::Waits, why),
+            (Meant::Yes(_), None) => match self.refused.get(&(pid, process.start_ticks)) {
+                Some(Some(refusal)) => (Fate::Refused, format!("{why}, and {}", refusal.reason)),
+                // Among what is meant by its kind, other programs are no news.
+                Some(None) => (Fate::Refused, format!("{why}, and it is no Go program")),
+                None => (Fate::Waits, why),
+            },
+        };
+        let connections = match fate {
+            Fate::Traced => self.connections(&process),
+            Fate::NotThere | Fate::Waits | Fate::Refused | Fate::NotMeant | Fate::Excluded => Vec::new(),
+        };
+        Asked {
+            pid,
+            exe: Some(process.exe.to_string_lossy().into_owned()),
+            fate,
+            why,
+            connections,
+        }
+    }
+
+    fn connections(&mut self, process: &Process) -> Vec<Connection> {
+        let mut connections: Vec<Connection> = self
+            .kernel
+            .connections(process)
+            .into_iter()
+            .map(|connection| Connection {
+                local: connection.local.to_string(),
+                peer: connection.peer.to_string(),
+                gets_headers: connection.is_enrolled,
+            })
+            .collect();
+        connections.sort_by(|one, other| (&one.peer, &one.local).cmp(&(&other.peer, &other.local)));
+        connections
     }
 }
 
-fn told(target: &Target, now_ns: u64) -> status::Target {
+/// Nothing where it is not asked.
+fn kubernetes(pods: &Pods) -> Option<Kubernetes> {
+    let knowledge = pods.knowledge();
+    if knowledge == Knowledge::Off {
+        return None;
+    }
+    let (watch, count) = pods.watch();
+    let (error, error_s) = watch
+        .error
+        .map(|(error, at_ns)| (error, status::seconds_since(at_ns)))
+        .unzip();
+    Some(Kubernetes {
+        address: watch.address,
+        node: watch.node,
+        pods: count,
+        current: knowledge == Knowledge::Current,
+        error,
+        error_s,
+    })
+}
+
+fn told(target: &Target) -> status::Target {
     let Target {
         process,
         place,
@@ -69,7 +155,7 @@ fn told(target: &Target, now_ns: u64) -> status::Target {
             let workload = pod.workload.as_ref()?;
             Some(format!("{}/{}", workload.kind, workload.name))
         }),
-        traced_s: Duration::from_nanos(now_ns.saturating_sub(*since_ns)).as_secs(),
+        traced_s: status::seconds_since(*since_ns),
         parts: Part::ALL
             .into_iter()
             .filter(|part| binary.plan.has(*part))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tracing::{info, warn};
 
 use super::{Settings, SettingsError, Tls};
 
@@ -25,15 +26,83 @@ pub(super) struct Backend {
     pub(super) endpoint: Endpoint,
 }
 
-/// All backends the settings name, in their order.
-pub(super) fn backends(settings: &Settings) -> Result<Vec<Backend>, SettingsError> {
-    let tls = ReadTls::read(&settings.tls)?;
+/// All backends that the settings name, in their order.
+pub(super) struct Backends {
+    settings: Settings,
+    tls: ReadTls,
+    backends: Vec<Backend>,
+    /// That the files cannot be used has been said.
+    is_failure_said: bool,
+}
+
+impl Backends {
+    pub(super) fn new(settings: &Settings) -> Result<Self, SettingsError> {
+        let tls = ReadTls::read(&settings.tls)?;
+        Ok(Self {
+            backends: backends(settings, &tls)?,
+            settings: settings.clone(),
+            tls,
+            is_failure_said: false,
+        })
+    }
+
+    /// Never 0.
+    pub(super) fn len(&self) -> usize {
+        self.backends.len()
+    }
+
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.backends
+            .iter()
+            .map(|backend| backend.address.to_string())
+            .collect()
+    }
+
+    /// The one to be connected to, counted on and on, with the certificates that the files hold now.
+    pub(super) fn nth(&mut self, count: usize) -> Backend {
+        self.renew();
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "there is one at least, and it is a remainder"
+        )]
+        self.backends[count % self.backends.len()].clone()
+    }
+
+    /// Files that cannot be used change nothing: they may be on their way.
+    fn renew(&mut self) {
+        let read = ReadTls::read(&self.settings.tls).and_then(|tls| {
+            let is_same = tls == self.tls;
+            let backends = (!is_same).then(|| backends(&self.settings, &tls)).transpose()?;
+            Ok(backends.map(|backends| (tls, backends)))
+        });
+        match read {
+            Ok(Some((tls, backends))) => {
+                info!("The certificates for the connection to OAP have changed");
+                self.tls = tls;
+                self.backends = backends;
+                self.is_failure_said = false;
+            }
+            Ok(None) => self.is_failure_said = false,
+            Err(error) if !self.is_failure_said => {
+                let error = crate::chain(&error);
+                warn!(
+                    error,
+                    "The certificates for the connection to OAP cannot be read anew: the old ones are used"
+                );
+                self.is_failure_said = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn backends(settings: &Settings, tls: &ReadTls) -> Result<Vec<Backend>, SettingsError> {
     let backends: Vec<_> = settings
         .backends
         .iter()
         .map(|address| address.trim())
         .filter(|address| !address.is_empty())
-        .map(|address| backend(address, settings, &tls))
+        .map(|address| backend(address, settings, tls))
         .collect::<Result<_, _>>()?;
     if backends.is_empty() {
         Err(SettingsError::NoBackend)
@@ -141,7 +210,7 @@ impl<'a> Address<'a> {
 }
 
 /// The files of [`Tls`], read.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct ReadTls {
     ca: Option<String>,
     identity: Option<(String, String)>,
@@ -262,7 +331,7 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_are_refused_in_one_sentence() {
-        let message = |settings: Settings| backends(&settings).map(|_| ()).unwrap_err().to_string();
+        let message = |settings: Settings| Backends::new(&settings).map(|_| ()).unwrap_err().to_string();
         assert_eq!(
             message(Settings::new(Vec::new())),
             "no OAP address is given: name at least one as host:11800"
@@ -313,8 +382,9 @@ mod tests {
                 String::new(),
             ])
         };
-        let schemes: Vec<_> = backends(&settings)
+        let schemes: Vec<_> = Backends::new(&settings)
             .expect("they are right")
+            .backends
             .iter()
             .map(|backend| backend.endpoint.uri().to_string())
             .collect();

@@ -12,44 +12,16 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use tracing::{error, info, warn};
 
-use super::backend::{self, Backend};
+use super::backend::{Backend, Backends};
+use super::credentials::Credentials;
 use super::wire::{SegmentCodec, Taken};
-use super::{Backoff, Settings, SettingsError, Token};
+use super::{Backoff, Settings, SettingsError};
 use crate::telemetry::{Repeats, Telemetry};
-
-/// Puts the token on every call.
-#[derive(Clone)]
-pub(super) struct Credentials {
-    token: Option<MetadataValue<Ascii>>,
-}
-
-impl Credentials {
-    fn new(token: Option<&Token>) -> Result<Self, SettingsError> {
-        let Some(Token(token)) = token else {
-            return Ok(Self { token: None });
-        };
-        // The error would show the token.
-        let mut token: MetadataValue<Ascii> = token.parse().map_err(|_shows_it| SettingsError::Token)?;
-        token.set_sensitive(true);
-        Ok(Self { token: Some(token) })
-    }
-}
-
-impl Interceptor for Credentials {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("authentication", token.clone());
-        }
-        Ok(request)
-    }
-}
 
 /// A backend that was reached.
 #[derive(Clone)]
@@ -84,7 +56,8 @@ impl Live {
 
 /// All backends, and the one in use.
 pub(super) struct Connection {
-    backends: Vec<Backend>,
+    /// How many there are.
+    backends: usize,
     credentials: Credentials,
     telemetry: Arc<Telemetry>,
     connect_timeout: Duration,
@@ -94,6 +67,7 @@ pub(super) struct Connection {
 }
 
 struct State {
+    backends: Backends,
     live: Option<Live>,
     /// The backend to try next; counted on and on.
     next: usize,
@@ -113,19 +87,19 @@ struct State {
 
 impl Connection {
     pub(super) fn new(settings: &Settings, telemetry: Arc<Telemetry>) -> Result<Self, SettingsError> {
-        let backends = backend::backends(settings)?;
-        let addresses = backends.iter().map(|backend| backend.address.to_string());
-        telemetry.link().expect(addresses.collect());
+        let backends = Backends::new(settings)?;
+        telemetry.link().expect(backends.addresses());
         // The keys of a new hasher are random, and that is all that is wanted: many probes must not all begin with
         // the same OAP.
         let next = RandomState::new().build_hasher().finish() as usize % backends.len();
         Ok(Self {
-            backends,
+            backends: backends.len(),
             credentials: Credentials::new(settings.authentication.as_ref())?,
             telemetry,
             connect_timeout: settings.connect_timeout,
             backoff: settings.backoff,
             state: Mutex::new(State {
+                backends,
                 live: None,
                 next,
                 generation: 0,
@@ -140,7 +114,11 @@ impl Connection {
     }
 
     pub(super) fn backends(&self) -> u32 {
-        u32::try_from(self.backends.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.backends).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// A connection, however long it takes. May be given up at any time.
@@ -160,7 +138,7 @@ impl Connection {
     /// A connection now: each backend is tried once, without a pause.
     pub(super) async fn live_now(&self) -> Option<Live> {
         let mut state = self.state.lock().await;
-        for _ in &self.backends {
+        for _ in 0..self.backends {
             if state.live.is_some() {
                 break;
             }
@@ -171,15 +149,11 @@ impl Connection {
 
     /// Tries the next backend.
     async fn connect(&self, state: &mut State) {
-        let backend = self.backends.get(state.next % self.backends.len());
-        let Some(Backend {
+        let Backend {
             address,
             anonymous,
             endpoint,
-        }) = backend
-        else {
-            return;
-        };
+        } = state.backends.nth(state.next);
         // Moved on before the wait: a connect that is given up halfway is not begun again with the same backend.
         state.next = state.next.wrapping_add(1);
         let connected = tokio::time::timeout(self.connect_timeout, endpoint.connect()).await;
@@ -191,11 +165,11 @@ impl Connection {
                 if std::mem::take(&mut state.news) {
                     info!(server.addr = %address, "OAP connected");
                 }
-                self.telemetry.link().connected(address);
+                self.telemetry.link().connected(&address);
                 state.live = Some(Live {
                     generation: state.generation,
-                    address: Arc::clone(address),
-                    anonymous: *anonymous,
+                    address,
+                    anonymous,
                     channel,
                     credentials: self.credentials.clone(),
                 });
@@ -204,7 +178,7 @@ impl Connection {
             Ok(Err(error)) => crate::chain(&error),
             Err(_elapsed) => format!("no connection within {} ms", self.connect_timeout.as_millis()),
         };
-        self.telemetry.link().failed(address, &error);
+        self.telemetry.link().failed(&address, &error);
         state.failures = state.failures.saturating_add(1);
         // A pause only when every backend has had its turn.
         if state.failures.is_multiple_of(self.backends()) {
@@ -249,7 +223,7 @@ impl Connection {
 
     /// The backend of `live` answered, but not as it should: if there is another one, it is tried next.
     pub(super) async fn displeased(&self, live: &Live) {
-        if self.backends.len() > 1 {
+        if self.backends > 1 {
             let mut state = self.state.lock().await;
             self.leave(&mut state, live);
         }
@@ -260,7 +234,7 @@ impl Connection {
         self.telemetry.link().refused(true);
         let mut state = self.state.lock().await;
         if !std::mem::replace(&mut state.refusal_said, true) {
-            let token = if self.credentials.token.is_some() {
+            let token = if self.credentials.has_token() {
                 "wrong"
             } else {
                 "missing"
@@ -358,28 +332,6 @@ fn add_causes(text: &mut String, error: &dyn Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_that_cannot_be_sent_is_refused_without_being_shown() {
-        let error = Credentials::new(Some(&Token::new("s3cret\n")))
-            .err()
-            .expect("a line end");
-        assert!(!error.to_string().contains("s3cret"), "{error}");
-        assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
-    }
-
-    #[test]
-    fn every_call_carries_the_token() {
-        let mut credentials = Credentials::new(Some(&Token::new("s3cret"))).expect("it can be sent");
-        let request = credentials
-            .call(Request::new(()))
-            .expect("it is never refused here");
-        assert_eq!(
-            request.metadata().get("authentication").expect("it is there"),
-            "s3cret"
-        );
-        assert!(!format!("{request:?}").contains("s3cret"));
-    }
 
     #[test]
     fn answers() {

@@ -36,13 +36,22 @@ pub(super) struct Delivery {
     settings: Settings,
     /// Attempts in a row that came to nothing.
     failures: u32,
-    /// OAP does not want our segments: for this reason, and until then.
-    denied: Option<(Loss, Instant)>,
+    denied: Option<Denied>,
     /// When the time to flush is over; known once the last sender is gone.
     flush_until: Option<Instant>,
     /// The probe stops, and every backend has failed since.
     last_round: bool,
     repeats: Repeats<&'static str>,
+}
+
+/// OAP does not want our segments.
+#[derive(Clone, Copy)]
+struct Denied {
+    loss: Loss,
+    /// None is tried before.
+    until: Instant,
+    /// The version of the token it was said to; another one is tried at once.
+    token: u64,
 }
 
 /// What became of one attempt.
@@ -90,8 +99,11 @@ impl Delivery {
         while let Some(batch) = self.segments.batch(batch_segments.max(1), batch_interval).await {
             let denied = self
                 .denied
-                .filter(|(_, until)| Instant::now() < *until)
-                .map(|(loss, _)| loss);
+                .filter(|denied| {
+                    Instant::now() < denied.until
+                        && !self.connection.credentials().is_renewed_since(denied.token)
+                })
+                .map(|denied| denied.loss);
             match given_up.or(denied) {
                 Some(loss) => self.lose(loss, &batch),
                 None => match self.deliver(batch).await {
@@ -112,6 +124,7 @@ impl Delivery {
             let Some(live) = self.live().await else {
                 return self.give_up(&batch);
             };
+            let token = self.connection.credentials().version();
             let attempt = self.attempt(&live, &batch).await;
             match attempt {
                 Attempt::Delivered => {
@@ -145,13 +158,15 @@ impl Delivery {
                                 self.lose(Loss::ExportFailed, batch.take_rest());
                             }
                         }
+                        // Its file was written anew since.
+                        Answer::Refused if self.connection.credentials().is_renewed_since(token) => {}
                         Answer::Refused => {
                             self.connection.refused(&live).await;
-                            self.deny(Loss::OapRefused);
+                            self.deny(Loss::OapRefused, token);
                         }
                         Answer::Unimplemented => {
                             self.say_unimplemented(&live, &status);
-                            self.deny(Loss::OapUnimplemented);
+                            self.deny(Loss::OapUnimplemented, token);
                         }
                         Answer::Failed => {
                             self.say_failed(&live, &status);
@@ -164,7 +179,7 @@ impl Delivery {
             self.failures = self.failures.saturating_add(1);
             if attempts.is_multiple_of(self.connection.backends()) {
                 // Every backend had its turn. If one of them denied us, waiting does not help.
-                if let Some((loss, _)) = self.denied {
+                if let Some(Denied { loss, .. }) = self.denied {
                     self.lose(loss, batch.take_rest());
                 } else if self.pause().await.is_break() {
                     // One more round, since this one may have met a connection that was long dead.
@@ -245,8 +260,12 @@ impl Delivery {
     }
 
     /// No segment is tried for a while.
-    fn deny(&mut self, loss: Loss) {
-        self.denied = Some((loss, Instant::now() + self.settings.refused_pause));
+    fn deny(&mut self, loss: Loss, token: u64) {
+        self.denied = Some(Denied {
+            loss,
+            until: Instant::now() + self.settings.refused_pause,
+            token,
+        });
     }
 
     fn lose<'a>(&self, loss: Loss, segments: impl IntoIterator<Item = &'a Segment>) {
