@@ -6,6 +6,7 @@ mod hold;
 mod hooked;
 mod reload;
 mod sampling;
+mod target;
 mod tell;
 mod unmeant;
 
@@ -13,55 +14,39 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError},
     },
     thread,
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use probe_common::{
-    limits::NAME_BASE64_MAX,
-    loss::LossReason,
-    target::{
-        TARGET_COUNTS_CALLED, TARGET_COUNTS_SERVED, TARGET_KEEP_PATHS, TARGET_NEEDS_VERDICT,
-        TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TARGET_SAMPLES, TargetInfo,
-    },
-};
+use probe_common::loss::LossReason;
 use tokio::sync::oneshot;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use self::{
-    binary::{Binaries, Binary, Refused, Unattached},
+    binary::{Binaries, Binary, Unattached},
     reload::Reload,
     sampling::Sampler,
+    target::{End, Target},
     unmeant::Unmeant,
 };
 use super::heap;
 use crate::{
     clock,
-    config::{Config, Routes},
+    config::Config,
     discover::{
-        container::Place,
-        network,
-        pod::{Pod, Pods},
+        pod::Pods,
         process::{self, FileId, Process},
         select::{Meant, Selection, Surroundings, Wish},
         types::TypeNames,
     },
-    export::skywalking::{Registry, management::Properties},
-    instrument::go::grpc,
-    kernel::{
-        Kernel,
-        enrol::Enrolled,
-        load::LoadError,
-        propagation::{SocketMethod, Sockets},
-    },
-    naming::{self, Known},
+    export::skywalking::Registry,
+    kernel::{Kernel, load::LoadError, propagation::SocketMethod},
     status::{Question, Tracing},
-    telemetry::{Loss, Stage, Tally, Telemetry},
-    trace::{self, Tracer, segment::Identity},
+    telemetry::{Stage, Telemetry},
+    trace::{self, Tracer},
 };
 
 /// How often the targets are looked at, and all processes where a port decides, that may be listened on by now.
@@ -133,18 +118,6 @@ impl trace::TypeNames for Types {
     }
 }
 
-/// A traced process.
-struct Target {
-    process: Process,
-    place: Place,
-    pod: Option<Arc<Pod>>,
-    identity: Arc<Identity>,
-    binary: Arc<Binary>,
-    since_ns: u64,
-    /// What became of the connections it had; nothing where none is taken over.
-    enrolled: Option<Enrolled>,
-}
-
 /// What is still attached when nothing is traced any more. Detaching takes its time, and the account need not wait.
 pub(super) struct Attached {
     kernel: Kernel,
@@ -176,32 +149,6 @@ enum Look {
     /// It is to be traced, and cannot be at the moment.
     Later,
     Refused(Refusal),
-}
-
-/// Why a process is traced no longer.
-#[derive(Clone, Copy)]
-enum End {
-    Ended,
-    RunsAnother,
-    NotMeant,
-    /// It is traced anew under its pod's name.
-    Renamed,
-    /// Somebody is about to write into its file.
-    Written,
-    Stopping,
-}
-
-impl End {
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Ended => "it has ended",
-            Self::RunsAnother => "it runs another program now",
-            Self::NotMeant => "it is not selected any more",
-            Self::Renamed => "its pod is known now, and gives it other names",
-            Self::Written => "somebody is about to write into its program's file",
-            Self::Stopping => "the probe stops",
-        }
-    }
 }
 
 /// A process that is meant and cannot be traced.
@@ -625,231 +572,6 @@ impl Targets {
         }
         self.not_go.insert(file)
     }
-
-    fn trace(&mut self, process: &Process) -> Result<(), Unattached> {
-        let binary = self.binaries.attach(&mut self.kernel, process)?;
-        let place = Place::of(process.pid);
-        let pod = self.surroundings.pods().of(&place);
-        let known = Known {
-            process,
-            place: &place,
-            pod: pod.as_deref(),
-        };
-        let identity = Arc::new(naming::name_target(known, &self.config));
-        let load_bias = binary.load_bias(process.pid);
-        let info = self.target_info(process, &binary, &identity, load_bias);
-        if let Some(types) = binary.type_names(load_bias) {
-            self.types
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .0
-                .insert(process.pid, RefCell::new(types));
-        }
-        self.tracer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .add_target(process.pid, Arc::clone(&identity));
-        if self.propagation.is_some()
-            && binary.plan.writes_frames()
-            && let Err(error) = self.kernel.start_frame_propagation()
-        {
-            let error = crate::chain(&error);
-            warn!(pid = process.pid, %error, "Requests by HTTP/2 get no header");
-        }
-        let told = self
-            .sampler
-            .add(process.pid, &mut self.kernel)
-            .and_then(|()| self.kernel.insert_target(process.pid, &info));
-        if let Err(error) = told {
-            self.forget(process.pid);
-            return Err(Refused::new(crate::chain(&error)).into());
-        }
-        let mut taken_over = None;
-        if let Some(method) = self.propagation {
-            match self.kernel.enrol(process, sockets(method, &binary)) {
-                Ok(enrolled) => {
-                    taken_over = Some(enrolled);
-                    debug!(
-                        pid = process.pid,
-                        count = enrolled.sockets,
-                        "Open connections enrolled"
-                    );
-                    if enrolled.refused > 0 {
-                        let count = enrolled.refused;
-                        warn!(
-                            pid = process.pid,
-                            count, "Open connections not enrolled: another program has them"
-                        );
-                    }
-                }
-                // It has ended meanwhile, and the notice of that is on its way.
-                Err(_) if !process.is_current() => {}
-                Err(error) => {
-                    let error = crate::chain(&error);
-                    warn!(
-                        pid = process.pid,
-                        %error,
-                        "Open connections not enrolled, so requests on them get no header: `skyprobe doctor` names the \
-                         rights that are missing"
-                    );
-                }
-            }
-        }
-        if let Some(registry) = &self.registry {
-            let mut properties = Properties::of_process(process.pid, "go");
-            for (key, value) in known.properties(&self.config) {
-                properties.push(key, value);
-            }
-            registry.register(Arc::clone(&identity), properties);
-        }
-        if self.config.naming.instance.is_some() && !self.targets.is_empty() && !self.shares_instance {
-            self.shares_instance = true;
-            warn!(
-                instance = identity.instance,
-                "Several processes have this one instance name, and SkyWalking takes them for one: leave `--instance` \
-                 out, and each has its own"
-            );
-        }
-        let (service, instance) = (&identity.service, &identity.instance);
-        info!(pid = process.pid, exe = %process.exe.display(), service, instance, "Process traced");
-        let target = Target {
-            process: process.clone(),
-            place,
-            pod,
-            identity,
-            binary,
-            since_ns: clock::now_boot_ns(),
-            enrolled: taken_over,
-        };
-        self.targets.insert(process.pid, target);
-        Ok(())
-    }
-
-    fn target_info(
-        &self,
-        process: &Process,
-        binary: &Binary,
-        identity: &Identity,
-        load_bias: Option<u64>,
-    ) -> TargetInfo {
-        let mut flags = match self.config.routes {
-            Routes::Pattern => 0,
-            Routes::Path => TARGET_KEEP_PATHS,
-        };
-        if let Some(method) = self.propagation {
-            if self.config.propagate.sw8 {
-                flags |= TARGET_PROPAGATE_SW8;
-            }
-            if self.config.propagate.w3c {
-                flags |= TARGET_PROPAGATE_W3C;
-            }
-            if sockets(method, binary) == Sockets::WithVerdict {
-                flags |= TARGET_NEEDS_VERDICT;
-            }
-        }
-        if self.sampler.is_on() {
-            flags |= TARGET_SAMPLES;
-        }
-        if binary.plan.attaches(grpc::COUNT_SERVED) {
-            flags |= TARGET_COUNTS_SERVED;
-        }
-        if binary.plan.attaches(grpc::COUNT_CALLED) {
-            flags |= TARGET_COUNTS_CALLED;
-        }
-        let (service_base64, service_base64_len) = base64_name(&identity.service);
-        let (instance_base64, instance_base64_len) = base64_name(&identity.instance);
-        TargetInfo {
-            offsets: binary.plan.offsets,
-            goidgen_address: load_bias
-                .and_then(|bias| binary.plan.goidgen?.checked_add(bias))
-                .unwrap_or(0),
-            grpc_received_at: binary.plan.grpc_received_at.unwrap_or(0),
-            network: self.network(process),
-            flags,
-            service_base64_len,
-            instance_base64_len,
-            service_base64,
-            instance_base64,
-        }
-    }
-
-    /// The cookie of the process's network namespace; without it no hop over TLS is joined.
-    fn network(&self, process: &Process) -> u64 {
-        if self.propagation.is_none() {
-            return 0;
-        }
-        network::cookie(process).unwrap_or_else(|error| {
-            debug!(pid = process.pid, %error, "Network namespace not known, so no hop over TLS is joined");
-            0
-        })
-    }
-
-    fn let_go(&mut self, pid: u32, why: End) {
-        let now_ns = clock::now_boot_ns();
-        if let Some(binary) = self.release(pid, why)
-            // Else nobody can come who runs it.
-            && self.is_open()
-        {
-            self.binaries.keep(binary, now_ns);
-        }
-        self.binaries.forget_unused(now_ns);
-    }
-
-    /// Takes the hooks out of files that others want to write into. They wait until that is done.
-    fn give_back(&mut self) {
-        for binary in self.binaries.take_asked_back() {
-            let users: Vec<u32> = self
-                .targets
-                .values()
-                .filter(|target| Arc::ptr_eq(&target.binary, &binary))
-                .map(|target| target.process.pid)
-                .collect();
-            for pid in users {
-                // It has ended, or has the file by another name, and can be traced again.
-                self.release(pid, End::Written);
-                self.later.insert(pid);
-            }
-            self.binaries.detach(binary);
-        }
-    }
-
-    /// Traces the process no longer; its binary, which detaches if this was the last process that ran it.
-    fn release(&mut self, pid: u32, why: End) -> Option<Arc<Binary>> {
-        let Target {
-            process,
-            identity,
-            binary,
-            ..
-        } = self.targets.remove(&pid)?;
-        match self.kernel.remove_target(pid) {
-            Ok(spans) => self.telemetry.lost(Loss::OpenAtEnd, Tally { segments: 0, spans }),
-            Err(error) => {
-                let error = crate::chain(&error);
-                warn!(pid, %error, "Process not removed from the kernel's table");
-            }
-        }
-        self.sampler.remove(pid, &mut self.kernel);
-        self.forget(pid);
-        if let Some(registry) = &self.registry {
-            registry.unregister(&identity);
-        }
-        let why = why.words();
-        info!(pid, exe = %process.exe.display(), service = identity.service, why, "Process let go");
-        Some(binary)
-    }
-
-    fn forget(&self, pid: u32) {
-        let now_ns = clock::now_boot_ns();
-        self.tracer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove_target(pid, now_ns);
-        self.types
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .remove(&pid);
-    }
 }
 
 /// The processes that are meant.
@@ -861,20 +583,4 @@ fn selected(selection: &Selection, surroundings: &mut Surroundings) -> std::io::
         matches!(meant, Meant::Yes(_)).then_some(process)
     });
     Ok(selected.collect())
-}
-
-/// Where the sockets of the binary's processes belong.
-fn sockets(method: SocketMethod, binary: &Binary) -> Sockets {
-    if method.receive_verdict && binary.plan.may_ask_fionread {
-        Sockets::WithVerdict
-    } else {
-        Sockets::Plain
-    }
-}
-
-/// A name as `sw8` carries it. Names are cut to OAP's limits before, so it fits.
-fn base64_name(name: &str) -> ([u8; NAME_BASE64_MAX], u16) {
-    let mut bytes = [0; NAME_BASE64_MAX];
-    let len = STANDARD.encode_slice(name, &mut bytes).unwrap_or(0);
-    (bytes, u16::try_from(len).unwrap_or(0))
 }

@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use tracing::info;
 
-use super::{End, Targets};
+use super::{Targets, target::End};
 use crate::{
     app::supervisor,
     discover::{pod::Knowledge, select::Meant},

@@ -1,6 +1,6 @@
 //! What is traced at the moment, for whoever asks.
 
-use super::{Refusal, Target, Targets, binary::Binary};
+use super::{Refusal, Targets, binary::Binary, target::Target};
 use crate::{
     discover::{
         pod::{Knowledge, Pods},
