@@ -23,6 +23,7 @@ pub mod scene;
 pub mod scrape;
 pub mod segment;
 pub mod skip;
+pub mod systemd;
 pub mod target;
 pub mod truth;
 pub mod wire;

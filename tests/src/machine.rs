@@ -40,49 +40,19 @@ const TREES: [&str; 4] = [
     "/sys/fs/cgroup/memory",
 ];
 
-/// `$0` is an empty folder, `$@` what runs on the machine as long as it is there. What PID 1 would have made before is
-/// made here; sockets are for everybody, as PID 1 makes them. A manager takes its control group for the root of all, so
-/// each machine has one.
-const BOOT: &str = r#"
-set -e
-for tree in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd /sys/fs/cgroup/memory; do
-    if [ -e "$tree/cgroup.procs" ]; then
-        mkdir "$tree/skyprobe-machine-$$"
-        echo $$ >"$tree/skyprobe-machine-$$/cgroup.procs"
-    fi
-done
-mount -t tmpfs -o mode=755 tmpfs "$0"
-cd "$0"
-mkdir upper work root
-mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
-cd root
-for part in proc sys dev; do mount --rbind "/$part" "$part"; done
-mount -t tmpfs -o mode=755 tmpfs run
-mount -t tmpfs -o mode=1777 tmpfs tmp
-mkdir -p run/old run/written run/systemd/inaccessible/dir run/units
-mount --bind "$0/upper" run/written
-pivot_root . run/old
-umount -l run/old
-rmdir run/old
-cd /run/systemd/inaccessible
-touch reg
-mkfifo fifo
-mknod chr c 0 0
-mknod blk b 0 0
-mkfifo sock
-cd /
-umask 0
-touch /run/booted
-exec "$@"
-"#;
+/// What becomes the machine, with an empty folder and what runs on it.
+const BOOT: &str = include_str!("machine/boot.sh");
 
 /// What says that there is a systemd.
 const MANAGER: &str = r#"mkdir /run/systemd/system
 exec /lib/systemd/systemd --user --unit=basic.target --log-target=console"#;
 
 /// What every process on it has besides.
-const ENVIRONMENT: [(&str, &str); 4] = [
+const ENVIRONMENT: [(&str, &str); 6] = [
+    // Folders of services are where the machine's own manager has them: /run and /var/log.
     ("XDG_RUNTIME_DIR", "/run"),
+    ("XDG_CONFIG_HOME", "/var"),
+    ("XDG_STATE_HOME", "/var"),
     ("SYSTEMD_UNIT_PATH", "/run/units:/usr/lib/systemd/user"),
     // Since PID 1 has another root, all would think that nobody runs services here.
     ("SYSTEMD_IGNORE_CHROOT", "1"),
@@ -135,13 +105,13 @@ impl Machine {
             has_systemd,
             _place: place,
         };
-        let sign = if has_systemd {
-            "/run/systemd/private"
-        } else {
-            "/run/booted"
+        // Not there before it has its own root: what is written until then would be written to this machine.
+        let is_up = || {
+            machine.path("/run/booted").exists()
+                && (!has_systemd || machine.path("/run/systemd/private").exists())
         };
         ensure!(
-            wait_until(START_PATIENCE, || machine.path(sign).exists()),
+            wait_until(START_PATIENCE, is_up),
             "the machine does not come up: {}",
             machine.first.output()
         );
@@ -169,12 +139,6 @@ impl Machine {
     /// What a program says that is run on it, if it succeeds.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
         run(self.command(program).args(arguments))
-    }
-
-    /// A property of a unit.
-    pub fn property(&self, unit: &str, name: &str) -> Result<String> {
-        let value = self.run("systemctl", &["show", "--value", "--property", name, unit])?;
-        Ok(value.trim().to_owned())
     }
 
     /// All that differs from this machine's files, by path: what was written and what was removed.

@@ -2,30 +2,22 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a test panics where it fails and prints its report; clippy knows only test functions"
 )]
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fs, os::unix::fs::MetadataExt as _, process::Command, time::Duration};
 
 use serde_json::json;
 use tests::{
     deploy::{path, run},
+    fake_oap::{FakeOap, FakeSettings},
     machine::Machine,
     needs_probe,
     probe::binary,
     scene::Scene,
-    segment::Segment,
+    systemd::{Host, PATIENCE, SETTINGS, UNIT},
 };
 use xtask::{debian, step::wait_until};
-
-const UNIT: &str = "skyprobe.service";
 
 /// Where a package puts it.
 const INSTALLED: &str = "/lib/systemd/system/skyprobe.service";
@@ -37,90 +29,19 @@ const RIGHTS: u64 = 1 << 21 | 1 << 19 | 1 << 2 | 1 << 28;
 /// network. docs/deploy.md names it.
 const EXPOSURE: u32 = 26;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Probes know of one another, and say so.
-static TURN: Mutex<()> = Mutex::new(());
-
-/// A machine with the program and its unit, as an installation leaves them.
-struct Host {
-    machine: Machine,
-    _turn: MutexGuard<'static, ()>,
-}
-
 /// The program and its unit, where a package puts them.
 fn install(machine: &Machine) {
     fs::copy(binary().unwrap(), machine.path("/usr/bin/skyprobe")).unwrap();
     fs::copy(path("systemd").join(UNIT), machine.path(INSTALLED)).unwrap();
 }
 
-impl Host {
-    /// Told to trace the scene.
-    fn new(scene: &Scene, drop_in: &str) -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let machine = Machine::with_systemd(&[UNIT]).unwrap();
-        install(&machine);
-        fs::create_dir(machine.path("/etc/skyprobe")).unwrap();
-        let pids = [&scene.front, &scene.back].map(|service| service.target.pid());
-        let settings = json!({ "export": "json", "pid": pids });
-        fs::write(machine.path("/etc/skyprobe/skyprobe.yaml"), settings.to_string()).unwrap();
-        // There is no journal.
-        let places = "StandardOutput=append:/run/segments\nStandardError=append:/run/words\n";
-        let beside = machine.drop_ins(UNIT);
-        fs::create_dir(&beside).unwrap();
-        fs::write(beside.join("test.conf"), format!("[Service]\n{places}{drop_in}")).unwrap();
-        Self { machine, _turn: turn }
-    }
-
-    fn control(&self, verb: &str) {
-        if let Err(error) = self.machine.run("systemctl", &[verb, UNIT]) {
-            panic!("{error}\n{}", self.words());
-        }
-    }
-
-    fn property(&self, name: &str) -> String {
-        self.machine.property(UNIT, name).unwrap()
-    }
-
-    /// All it has said so far.
-    fn words(&self) -> String {
-        fs::read_to_string(self.machine.path("/run/words")).unwrap_or_default()
-    }
-
-    fn wait_for_words(&self, words: &str, times: usize) {
-        let heard = || self.words().matches(words).count() >= times;
-        assert!(wait_until(PATIENCE, heard), "no {words:?}: {}", self.words());
-    }
-
-    fn segments(&self) -> Vec<Segment> {
-        let told = fs::read_to_string(self.machine.path("/run/segments")).unwrap_or_default();
-        told.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-
-    /// Waits for both segments of a request, the second with the first as its parent.
-    fn wait_for_both(&self, front: &str, back: &str) {
-        let joined = || {
-            let told = self.segments();
-            let of = |path: &str| {
-                let is_it =
-                    |segment: &&Segment| segment.entry().is_some_and(|span| span.path() == Some(path));
-                told.iter().find(is_it)
-            };
-            let (Some(front), Some(back)) = (of(front), of(back)) else {
-                return false;
-            };
-            let mut references = back.spans.iter().flat_map(|span| &span.refs);
-            references.any(|it| it.parent_trace_segment_id == front.trace_segment_id)
-        };
-        assert!(
-            wait_until(PATIENCE, joined),
-            "{:#?}\n{}",
-            self.segments(),
-            self.words()
-        );
-    }
+/// A host where it is installed, told to trace the scene.
+fn host(scene: &Scene, drop_in: &str) -> Host {
+    let host = Host::new(drop_in).unwrap();
+    install(&host.machine);
+    fs::create_dir(host.machine.path("/etc/skyprobe")).unwrap();
+    host.choose(scene).unwrap();
+    host
 }
 
 #[test]
@@ -161,24 +82,24 @@ fn the_service_traces_from_within_its_sandbox() {
     let scene = Scene::start().unwrap();
     // A connection that is older than the probe.
     scene.ask("sync", 1).unwrap();
-    let host = Host::new(&scene, "");
-    host.control("start");
+    let host = host(&scene, "");
+    host.control("start").unwrap();
     // `systemctl start` has waited until it is ready, not only until it runs: as long as it says that took.
     let words = host.words();
     let (_, took) = words.split_once("; after ").unwrap();
     let took: u64 = took.split(' ').next().unwrap().parse().unwrap();
-    let stamp = |name: &str| host.property(name).parse::<u64>().unwrap();
+    let stamp = |name: &str| host.property(name).unwrap().parse::<u64>().unwrap();
     let active = stamp("ActiveEnterTimestampMonotonic") - stamp("ExecMainStartTimestampMonotonic");
     assert!(active >= took * 1_000, "active after {active} µs: {words}");
-    assert_eq!(host.property("ActiveState"), "active");
+    assert_eq!(host.property("ActiveState").unwrap(), "active");
     assert!(words.contains("2 processes traced, 0 refused"), "{words}");
-    let status = host.property("StatusText");
+    let status = host.property("StatusText").unwrap();
     assert!(
         status.starts_with("Traced 2 processes when it was ready"),
         "{status}"
     );
 
-    let pid: u32 = host.property("MainPID").parse().unwrap();
+    let pid: u32 = host.property("MainPID").unwrap().parse().unwrap();
     let fields = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
         fields
@@ -194,7 +115,7 @@ fn the_service_traces_from_within_its_sandbox() {
     assert!(of_services.contains(&user), "it runs as user {user}");
     println!(
         "its cgroup takes {} bytes of memory",
-        host.property("MemoryCurrent")
+        host.property("MemoryCurrent").unwrap()
     );
 
     let asked = host.machine.run("skyprobe", &["status", "--json"]).unwrap();
@@ -203,56 +124,131 @@ fn the_service_traces_from_within_its_sandbox() {
     let socket = fs::metadata(host.machine.path("/run/skyprobe/status.sock")).unwrap();
     assert_eq!((socket.uid(), socket.mode() & 0o777), (user, 0o600));
 
-    scene.ask("sync", 2).unwrap();
-    host.wait_for_both("/sync/2", &scene.call_of(2).unwrap().path);
+    host.traces(&scene, 2).unwrap();
 
-    host.control("reload");
-    host.wait_for_words("Configuration taken over", 1);
-    scene.ask("sync", 3).unwrap();
-    host.wait_for_both("/sync/3", &scene.call_of(3).unwrap().path);
-    assert_eq!(host.property("MainPID"), pid.to_string());
+    host.control("reload").unwrap();
+    host.wait_for_words("Configuration taken over", 1).unwrap();
+    host.traces(&scene, 3).unwrap();
+    assert_eq!(host.property("MainPID").unwrap(), pid.to_string());
 
-    host.control("stop");
-    assert_eq!(host.property("Result"), "success");
+    host.control("stop").unwrap();
+    assert_eq!(host.property("Result").unwrap(), "success");
     assert!(!host.machine.path("/run/skyprobe").exists());
     let words = host.words();
     assert!(
         !words.contains("lost") && !words.contains("not enrolled"),
         "{words}"
     );
-    assert!(!words.contains("WARN") && !words.contains("ERROR"), "{words}");
+    // Somebody else's probe is no business of this one.
+    let is_complaint = |line: &&str| line.contains("WARN") || line.contains("ERROR");
+    let complaint = words
+        .lines()
+        .find(|line| is_complaint(line) && !line.contains("Another skyprobe"));
+    assert_eq!(complaint, None);
 }
 
 #[test]
 fn a_probe_that_hangs_is_started_anew() {
     needs_probe!();
     let scene = Scene::start().unwrap();
-    let host = Host::new(&scene, "WatchdogSec=2\nRestartSec=100ms\n");
-    host.control("start");
-    let pid = host.property("MainPID");
+    let host = host(&scene, "WatchdogSec=2\nRestartSec=100ms\n");
+    host.control("start").unwrap();
+    let pid = host.property("MainPID").unwrap();
     // For twice the watchdog's time it lives on its own signs.
     std::thread::sleep(Duration::from_secs(4));
-    assert_eq!(host.property("MainPID"), pid);
+    assert_eq!(host.property("MainPID").unwrap(), pid);
     run(Command::new("kill").args(["-STOP", &pid])).unwrap();
-    host.wait_for_words("ready", 2);
-    assert_eq!(host.property("NRestarts"), "1");
-    assert!(wait_until(PATIENCE, || host.property("ActiveState") == "active"));
-    scene.ask("sync", 1).unwrap();
-    host.wait_for_both("/sync/1", &scene.call_of(1).unwrap().path);
-    host.control("stop");
+    host.wait_for_words("ready", 2).unwrap();
+    assert_eq!(host.property("NRestarts").unwrap(), "1");
+    assert!(wait_until(PATIENCE, || host.property("ActiveState").unwrap() == "active"));
+    host.traces(&scene, 1).unwrap();
+    host.control("stop").unwrap();
 }
 
 #[test]
 fn a_service_whose_settings_are_wrong_says_so_and_is_left_alone() {
     needs_probe!();
     let scene = Scene::start().unwrap();
-    let host = Host::new(&scene, "RestartSec=100ms\n");
-    fs::write(host.machine.path("/etc/skyprobe/skyprobe.yaml"), "export: json\n").unwrap();
+    let host = host(&scene, "RestartSec=100ms\n");
+    fs::write(host.machine.path(SETTINGS), "export: json\n").unwrap();
     let started = host.machine.run("systemctl", &["start", UNIT]);
     assert!(started.is_err());
     assert!(host.words().contains("nothing is selected"), "{}", host.words());
     std::thread::sleep(Duration::from_secs(1));
-    let state = ["ActiveState", "NRestarts", "ExecMainStatus"].map(|name| host.property(name));
+    let state = ["ActiveState", "NRestarts", "ExecMainStatus"].map(|name| host.property(name).unwrap());
     assert_eq!(state, ["failed", "0", "2"]);
     assert_eq!(host.words().lines().count(), 1, "{}", host.words());
+}
+
+/// Anybody's group that every Debian has.
+const GROUP: &str = "games";
+
+#[test]
+fn a_token_is_followed_as_long_as_the_service_may_read_it() {
+    needs_probe!();
+    let scene = Scene::start().unwrap();
+    let oap = FakeOap::start_with(FakeSettings {
+        token: Some("first".into()),
+        ..FakeSettings::default()
+    });
+    let host = host(&scene, &format!("SupplementaryGroups={GROUP}\n"));
+    let file = "/etc/skyprobe/token";
+    let write = |token: &str| fs::write(host.machine.path(file), token).unwrap();
+    write("first");
+    let open_to = |group: &str, mode: &str| {
+        host.machine
+            .run("chown", &[&format!("root:{group}"), file])
+            .unwrap();
+        host.machine.run("chmod", &[mode, file]).unwrap();
+    };
+    open_to(GROUP, "0640");
+    host.choose_with(
+        &scene,
+        json!({ "oap": oap.address(), "authentication_file": file, "heartbeat_s": 1 }),
+    )
+    .unwrap();
+    host.control("start").unwrap();
+    oap.wait("the services under the first token", |received| {
+        !received.properties.is_empty()
+    });
+
+    write("second");
+    oap.change(|settings| settings.token = Some("second".into()));
+    host.wait_for_words("The authentication token has changed", 1)
+        .unwrap();
+    oap.wait("a call with the second", |received| {
+        received.tokens.iter().flatten().any(|it| it == "second")
+    });
+
+    // What was read holds on where the file is closed, even to who could read it at the start.
+    open_to("root", "0600");
+    host.wait_for_words("The authentication token cannot be read anew", 1)
+        .unwrap();
+    assert_eq!(host.property("ActiveState").unwrap(), "active");
+    host.control("stop").unwrap();
+}
+
+#[test]
+fn what_it_is_to_write_needs_a_place() {
+    needs_probe!();
+    let scene = Scene::start().unwrap();
+    let host = host(&scene, "LogsDirectory=skyprobe\n");
+    let choose = |output: &str| {
+        let settings = json!({ "export": "json", "output": output });
+        host.choose_with(&scene, settings).unwrap();
+    };
+    choose("/var/segments");
+    assert!(host.control("start").is_err());
+    assert!(host.words().contains("Read-only file system"), "{}", host.words());
+    let output = "/var/log/skyprobe/segments";
+    choose(output);
+    host.control("restart").unwrap();
+    scene.ask("sync", 1).unwrap();
+    let told = || fs::read_to_string(host.machine.path(output)).unwrap_or_default();
+    assert!(
+        wait_until(PATIENCE, || told().contains("/sync/1")),
+        "{}",
+        host.words()
+    );
+    host.control("stop").unwrap();
 }

@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    build, cache,
     process::{check, read, stopping},
     step::step,
+    toolchain,
 };
 
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
@@ -40,23 +40,8 @@ pub fn run(options: &Options) -> Result<()> {
         read(Command::new("rustup").args(["run", "nightly", "cargo", "--version"])).is_some(),
         "fuzzing wants a nightly compiler: `rustup toolchain install nightly`"
     );
-    let place = cache::dir("cargo-fuzz")?.join(CARGO_FUZZ_VERSION);
-    cache::filled(&place, |half| {
-        step(format!(
-            "installing cargo-fuzz {CARGO_FUZZ_VERSION} (cargo install)"
-        ));
-        let arguments = [
-            "install",
-            "cargo-fuzz",
-            "--version",
-            CARGO_FUZZ_VERSION,
-            "--locked",
-            "--root",
-        ];
-        check(build::cargo().args(arguments).arg(half))
-    })?;
     let fuzz = Fuzz {
-        program: place.join("bin/cargo-fuzz"),
+        program: toolchain::cargo_program("cargo-fuzz", CARGO_FUZZ_VERSION, &[])?,
         package: Path::new(env!("CARGO_MANIFEST_DIR")).join("../probe-user"),
     };
     let folder = fuzz.folder();

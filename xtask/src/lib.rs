@@ -19,6 +19,7 @@ pub mod image;
 pub mod kubernetes;
 pub mod oap;
 pub mod offsets;
+pub mod package;
 pub mod peers;
 pub mod pictures;
 pub mod process;

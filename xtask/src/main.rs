@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::{
-    bench, build, demo, fuzz, image, kubernetes, oap, offsets, pictures, process, test, toolchain, vm,
+    bench, build, demo, fuzz, image, kubernetes, oap, offsets, package, pictures, process, test, toolchain,
+    vm,
 };
 
 /// The project's tools
@@ -24,6 +25,8 @@ enum Command {
     Build(build::Options),
     /// Build the container image, without a container daemon
     Image(image::Options),
+    /// Build the Debian package
+    Package(package::Options),
     /// Run every test there is
     Test(test::Options),
     /// Trace three small Go services and show the traces
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Toolchain => toolchain::install().map(|()| ExitCode::SUCCESS),
         Command::Build(options) => build::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Image(options) => image::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Package(options) => package::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => Ok(test::run(&options)),
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Offsets(options) => offsets::run(&options).map(|()| ExitCode::SUCCESS),

@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     build::cargo,
+    cache,
     process::{check, read},
     step::step,
 };
@@ -190,6 +191,18 @@ fn find_go() -> Option<PathBuf> {
         .into_iter()
         .find(|go| read(Command::new(go).arg("version")).is_some())?;
     Some(found.to_path_buf())
+}
+
+/// A crate's program of the same name, built once into the cache.
+pub fn cargo_program(name: &str, version: &str, features: &[&str]) -> Result<PathBuf> {
+    let place = cache::dir(name)?.join(version);
+    cache::filled(&place, |half| {
+        step(format!("installing {name} {version} (cargo install)"));
+        let mut install = cargo();
+        install.args(["install", name, "--version", version, "--locked", "--root"]);
+        check(install.arg(half).args(features))
+    })?;
+    Ok(place.join("bin").join(name))
 }
 
 /// Whether the package is installed.

@@ -37,6 +37,10 @@ const EXAMPLES: &[(&str, &str)] = &[
         "What could be traced in a program, without touching it.",
     ),
     (
+        "skyprobe check /etc/skyprobe/skyprobe.yaml",
+        "What the service would trace of what runs now.",
+    ),
+    (
         "eval \"$(skyprobe completions bash)\"",
         "Completes the command line in this shell; the Debian package has that done for bash, zsh and fish.",
     ),

@@ -50,6 +50,7 @@ const HOSTS: &[&str] = &[
     "maven.apache.org",
     "skywalking.apache.org",
     "www.apache.org",
+    "www.debian.org",
     "www.gnu.org",
     "www.w3.org",
     "spdx.org",
