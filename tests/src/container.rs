@@ -241,6 +241,47 @@ impl Drop for Container<'_> {
     }
 }
 
+/// What the kernel lets a process do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Capabilities that it can ever have.
+    pub bounding: u64,
+    pub new_privileges: bool,
+    /// Whether its system calls go through a filter.
+    pub filtered: bool,
+    pub writes_root: bool,
+}
+
+impl Granted {
+    /// What the probe is to have: `CAP_SYS_ADMIN`, `CAP_SYS_PTRACE`, `CAP_DAC_READ_SEARCH` and `CAP_LEASE`.
+    pub const OF_THE_PROBE: Self = Self {
+        bounding: 1 << 21 | 1 << 19 | 1 << 2 | 1 << 28,
+        new_privileges: false,
+        filtered: true,
+        writes_root: false,
+    };
+
+    /// That of a process of the host.
+    pub fn of(pid: u64) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |name: &str| -> Result<&str> {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            Ok(line.with_context(|| format!("no {name}"))?.trim())
+        };
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mounts"))?;
+        let mut fields = mounts.lines().map(|line| line.split(' ').skip(1));
+        let root = fields.find_map(|mut fields| (fields.next() == Some("/")).then(|| fields.nth(1))?);
+        Ok(Self {
+            bounding: u64::from_str_radix(field("CapBnd")?, 16)?,
+            new_privileges: field("NoNewPrivs")? != "1",
+            filtered: field("Seccomp")? == "2",
+            writes_root: root.context("no root")?.split(',').all(|option| option != "ro"),
+        })
+    }
+}
+
 /// What the manifest adds, as OCI calls it.
 fn added(security: &Value) -> Result<Vec<String>> {
     ensure!(

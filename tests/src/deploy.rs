@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
-use xtask::kubernetes;
+use xtask::{checkers, kubernetes};
 
 /// Under which names and where both put the probe.
 pub const RELEASE: &str = "skyprobe";
@@ -48,6 +48,13 @@ pub fn overlay(folder: &Path, patch: &Value) -> Result<Vec<Value>> {
 pub fn kustomize_in(folder: &Path) -> Result<Vec<Value>> {
     let mut kustomize = Command::new(kubernetes::programs()?.join("kustomize"));
     objects(&run(kustomize.arg("build").arg(folder))?)
+}
+
+/// A Compose file, as Compose itself understands it.
+pub fn compose(file: &Path) -> Result<Value> {
+    let mut compose = Command::new(checkers::compose()?);
+    let text = run(compose.args(["-format", "json"]).arg(file))?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// The objects of the chart, with these values.

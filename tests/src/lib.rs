@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod client;
 pub mod container;
 pub mod deploy;
+pub mod engine;
 pub mod fake_oap;
 pub mod go_http2;
 pub mod graphql;

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr},
     os::fd::AsFd as _,
+    path::Path,
     process::{self, Command},
 };
 
@@ -63,14 +64,22 @@ impl Networks {
 
     /// Does something on one of the hosts, to which this thread goes for it: what is started there stays there.
     pub fn within<T>(&self, host: Host, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        let name = self.name(host);
-        let home = Home(File::open("/proc/thread-self/ns/net").context("open our namespace")?);
-        let there = File::open(format!("/run/netns/{name}")).context("open the namespace")?;
-        go(&there).context("go into the namespace")?;
-        let result = run();
-        drop(home);
-        result
+        within(Path::new(&format!("/run/netns/{}", self.name(host))), run)
     }
+}
+
+/// Does something in the network of a process, as [`Networks::within`].
+pub fn within_process<T>(pid: u64, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    within(Path::new(&format!("/proc/{pid}/ns/net")), run)
+}
+
+fn within<T>(namespace: &Path, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let home = Home(File::open("/proc/thread-self/ns/net").context("open our namespace")?);
+    let there = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
+    go(&there).context("go into the namespace")?;
+    let result = run();
+    drop(home);
+    result
 }
 
 /// Where the thread came from. Dropped, it is back there, also after a panic.

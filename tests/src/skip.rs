@@ -37,3 +37,14 @@ macro_rules! needs_probe {
         }
     };
 }
+
+/// Ends the test with a printed reason where a program that it takes cannot be had: what tells where the program is.
+#[macro_export]
+macro_rules! needs {
+    ($program:expr) => {
+        if let Err(reason) = $program {
+            $crate::skip::skip(&format!("{reason:#}"));
+            return;
+        }
+    };
+}

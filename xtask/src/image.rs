@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> Result<()> {
     if file.exists() {
         fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
     }
-    image.build(&to("oci-archive:", &file, image.name()))?;
+    image.write(&file)?;
     println!("{}", file.display());
     Ok(())
 }
@@ -64,6 +64,11 @@ impl Image {
     /// Writes it to a folder in OCI's layout, under the tag `image`.
     pub fn layout(self, folder: &Path) -> Result<()> {
         self.build(&to("oci:", folder, "image"))
+    }
+
+    /// Writes it to a file for `docker load` and its like.
+    pub fn write(self, file: &Path) -> Result<()> {
+        self.build(&to("oci-archive:", file, self.name()))
     }
 
     fn archive(self) -> &'static str {
