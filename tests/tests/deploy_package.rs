@@ -87,13 +87,14 @@ fn left(machine: &Machine) -> BTreeSet<String> {
 }
 
 /// What the package has for its users.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     SETTINGS,
     "/usr/bin/skyprobe",
     "/usr/lib/systemd/system/skyprobe.service",
     "/usr/share/bash-completion/completions/skyprobe",
     "/usr/share/doc/skyprobe/copyright",
     "/usr/share/doc/skyprobe/skyprobe.yaml",
+    "/usr/share/doc/skyprobe/third-party.txt",
     "/usr/share/fish/vendor_completions.d/skyprobe.fish",
     "/usr/share/man/man1/skyprobe.1.gz",
     "/usr/share/zsh/vendor-completions/_skyprobe",

@@ -17,6 +17,7 @@ pub mod go;
 pub mod http;
 pub mod image;
 pub mod kubernetes;
+pub mod notices;
 pub mod oap;
 pub mod offsets;
 pub mod package;
