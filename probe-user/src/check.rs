@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, Write},
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
         go,
         pod::Pods,
         process::{self, Process},
-        select::{Meant, SelectError, Selection, Surroundings},
+        select::{Meant, SelectError, Selection, Surroundings, Wish},
     },
     export::skywalking::SettingsError,
     naming::{self, Known},
@@ -28,6 +29,8 @@ pub enum CheckError {
     Select(#[from] SelectError),
     #[error(transparent)]
     Oap(#[from] SettingsError),
+    #[error("there is no folder {} for the output: make it, or name another file with `output`", .0.display())]
+    Folder(PathBuf),
     #[error("list the processes")]
     List(#[source] io::Error),
     #[error("write to stdout")]
@@ -36,44 +39,62 @@ pub enum CheckError {
 
 /// Says where traces would go, and which of the processes that run now would be traced, by what name and why.
 pub fn run(config: &Config, out: &mut dyn Write) -> Result<(), CheckError> {
-    let mut selection = Selection::new(&config.select)?;
+    let selection = Selection::new(&config.select)?;
     app::check_export(config)?;
-    let rows = meant(&mut selection, config).map_err(CheckError::List)?;
-    write(config, &selection, &rows, out).map_err(CheckError::Output)
+    if let Some(folder) = config.output.as_deref().and_then(Path::parent)
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(CheckError::Folder(folder.to_owned()));
+    }
+    let found = find(&selection, config).map_err(CheckError::List)?;
+    write(config, &selection, &found, out).map_err(CheckError::Output)
 }
 
-type Row = [String; 4];
+/// What the selection says of what runs.
+#[derive(Default)]
+struct Found {
+    /// Id, service, program and why.
+    meant: Vec<[String; 4]>,
+    /// Go programs that a rule leaves out.
+    excluded: Vec<[String; 3]>,
+}
 
-fn meant(selection: &mut Selection, config: &Config) -> io::Result<Vec<Row>> {
+fn find(selection: &Selection, config: &Config) -> io::Result<Found> {
     let mut surroundings = Surroundings::new(Pods::default());
-    let mut rows = Vec::new();
+    let mut found = Found::default();
     for entry in process::list()? {
         // It has ended, is a thread of the kernel's, or somebody else's.
         let Ok(Some(process)) = Process::read(entry.pid) else {
             continue;
         };
-        let (Meant::Yes(_), mut why) = selection.explain(&process, &mut surroundings) else {
-            continue;
-        };
-        let place = Place::of(process.pid);
-        let known = Known {
-            process: &process,
-            place: &place,
-            pod: None,
-        };
-        let service = if go::is_go(&process.exe_path()) {
-            naming::name_target(known, config).service
-        } else {
-            why.push_str(", but it is no Go program");
-            "-".to_owned()
-        };
+        let pid = process.pid.to_string();
         let exe = process.exe.to_string_lossy().into_owned();
-        rows.push([process.pid.to_string(), service, exe, why]);
+        let is_go = go::is_go(&process.exe_path());
+        match selection.explain(&process, &mut surroundings) {
+            (Meant::Yes(_), why) if is_go => {
+                let place = Place::of(process.pid);
+                let known = Known {
+                    process: &process,
+                    place: &place,
+                    pod: None,
+                };
+                let service = naming::name_target(known, config).service;
+                found.meant.push([pid, service, exe, why]);
+            }
+            // Others are left alone without a word.
+            (Meant::Yes(wish), why) if wish > Wish::Kind => {
+                let why = format!("{why}, but it is no Go program and will not be traced");
+                found.meant.push([pid, "-".to_owned(), exe, why]);
+            }
+            (Meant::Excluded, why) if is_go => found.excluded.push([pid, exe, why]),
+            (Meant::Yes(_) | Meant::No | Meant::Excluded | Meant::NotYet, _) => {}
+        }
     }
-    Ok(rows)
+    Ok(found)
 }
 
-fn write(config: &Config, selection: &Selection, rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
+fn write(config: &Config, selection: &Selection, found: &Found, out: &mut dyn Write) -> io::Result<()> {
     let file = config.file.as_ref().map(|file| file.display().to_string());
     let rules = counted(config.select.rules.len() as u64, ["rule", "rules"]);
     writeln!(
@@ -95,12 +116,17 @@ fn write(config: &Config, selection: &Selection, rows: &[Row], out: &mut dyn Wri
             "Programs of other users are not looked at: call it as root to see those, too"
         )?;
     }
-    if rows.is_empty() {
-        return writeln!(out, "Of the programs that run now, none would be traced");
+    if found.meant.is_empty() {
+        writeln!(out, "Of the programs that run now, none would be traced")?;
+    } else {
+        let table = table(["PID", "SERVICE", "TRACED", "WHY"], &found.meant, false);
+        write!(out, "\n{table}")?;
     }
-    writeln!(out)?;
-    let table = table(["PID", "SERVICE", "PROGRAM", "SELECTED, FOR"], rows, false);
-    out.write_all(table.as_bytes())
+    if !found.excluded.is_empty() {
+        let table = table(["PID", "LEFT OUT", "WHY"], &found.excluded, false);
+        write!(out, "\n{table}")?;
+    }
+    Ok(())
 }
 
 /// Where traces go, in words.

@@ -222,7 +222,7 @@ fn a_token_is_followed_as_long_as_the_service_may_read_it() {
 
     // What was read holds on where the file is closed, even to who could read it at the start.
     open_to("root", "0600");
-    host.wait_for_words("The authentication token cannot be read anew", 1)
+    host.wait_for_words("Only the start may read the authentication token", 1)
         .unwrap();
     assert_eq!(host.property("ActiveState").unwrap(), "active");
     host.control("stop").unwrap();

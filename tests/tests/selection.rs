@@ -154,6 +154,70 @@ fn a_changed_file_is_taken_over_and_who_stays_loses_nothing() {
     all_is_told(&stays.records().unwrap(), &ended.of_services(&["stays"]));
 }
 
+/// As the entry points of containers do, and `nohup`.
+#[test]
+fn a_program_that_a_shell_becomes_is_traced() {
+    needs_probe!();
+    let shop = Shop::open();
+    let app = shop.copy("app");
+    let shell = shop.folder.path().join("shell");
+    fs::copy("/bin/sh", &shell).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    shop.configure("rules:\n - include: {exe: SHOP/*}\n");
+    let probe = shop.probe();
+    // One that was looked at, and refused, before it becomes the program, and one that is too quick for that.
+    for (pause, name) in [("sleep 2;", "late"), ("", "early")] {
+        let mut command = Command::new(&shell);
+        command
+            .args(["-c", &format!("{pause} exec \"$@\""), "sh"])
+            .arg(&app);
+        command.args(["serve", "-name", name, "-first-id", "1000"]);
+        command.env("SW_AGENT_NAME", name);
+        let service = Service::spawn(&mut command).unwrap();
+        probe
+            .wait_for_words(&format!("service=\"{name}\""), TAKEN_OVER)
+            .unwrap();
+        ask(&[&service], 1);
+        probe
+            .wait_for(name, |segments| services(segments).contains(name))
+            .unwrap();
+        let pid = service.target.pid();
+        let words = probe.stderr();
+        let of_it = |line: &&str| line.contains(&format!("pid={pid} "));
+        let traced = words
+            .lines()
+            .filter(of_it)
+            .filter(|line| line.contains("Process traced"));
+        assert_eq!(traced.count(), 1, "{words}");
+        // Renamed while it runs, it is still the program that was meant.
+        let renamed = elsewhere.path().join(name);
+        fs::rename(&app, &renamed).unwrap();
+        let taken_over = || probe.stderr().matches("Configuration taken over").count();
+        let before = taken_over();
+        shop.configure(&format!("# {name}\nrules:\n - include: {{exe: SHOP/*}}\n"));
+        assert!(
+            wait_until(TAKEN_OVER, || taken_over() > before),
+            "{}",
+            probe.stderr()
+        );
+        ask(&[&service], 2);
+        probe
+            .wait_for("another one", |segments| {
+                let own = segments.iter().filter(|segment| segment.service == name);
+                own.count() == 2
+            })
+            .unwrap();
+        assert!(
+            !probe
+                .stderr()
+                .lines()
+                .any(|line| of_it(&line) && line.contains("let go"))
+        );
+        fs::rename(&renamed, &app).unwrap();
+    }
+    probe.stop().unwrap();
+}
+
 /// Connections outlive the selection: who comes back has them still, and its requests get headers.
 #[test]
 fn who_is_selected_again_has_its_connections() {

@@ -140,6 +140,7 @@ impl Reader {
             Ok(Event::ProcessExec(process)) => {
                 let _ = notices.send(Notice::Exec {
                     pid: process.header.tgid,
+                    time_ns: process.time_ns,
                 });
             }
             Ok(Event::ProcessExit(process)) => {

@@ -68,7 +68,11 @@ pub(super) enum Notice {
     /// The configuration file is to be read anew.
     Reload,
     /// A process runs another program now.
-    Exec { pid: u32 },
+    Exec {
+        pid: u32,
+        /// By the boot clock.
+        time_ns: u64,
+    },
     /// A process's first thread has ended.
     Exit { pid: u32 },
     /// Somebody wants to write into a file that is held.
@@ -306,7 +310,7 @@ impl Targets {
             self.telemetry.vitals().beat(Stage::Targets);
             self.kernel.forward_logs();
             match notice {
-                Ok(Notice::Exec { pid }) => self.on_exec(pid),
+                Ok(Notice::Exec { pid, time_ns }) => self.on_exec(pid, time_ns),
                 Ok(Notice::Exit { pid }) => self.on_exit(pid),
                 Ok(Notice::Written) => self.give_back(),
                 Ok(Notice::Tell(question, answer)) => {
@@ -426,8 +430,16 @@ impl Targets {
         }
     }
 
-    fn on_exec(&mut self, pid: u32) {
+    fn on_exec(&mut self, pid: u32, time_ns: u64) {
+        // Where one program starts another in its place at once, as `nohup` does, the first notice finds the second one
+        // running.
+        let is_known = |target: &Target| target.looked_ns > time_ns;
+        if self.targets.get(&pid).is_some_and(is_known) {
+            return;
+        }
         self.unmeant.forget(pid);
+        // What was refused is another program: an entry point's shell, as a rule.
+        self.refused.retain(|(refused, _), _| *refused != pid);
         self.let_go(pid, End::RunsAnother);
         self.surroundings.begin_look();
         self.log_look(pid);
@@ -520,6 +532,7 @@ impl Targets {
     /// Traces the process if it is meant and can be.
     fn look_at(&mut self, pid: u32) -> Look {
         self.telemetry.vitals().beat(Stage::Targets);
+        let looked_ns = clock::now_boot_ns();
         let process = match Process::read(pid) {
             Ok(Some(process)) => process,
             Ok(None) => return Look::Left,
@@ -538,7 +551,7 @@ impl Targets {
         if self.refused.contains_key(&key) {
             return Look::Left;
         }
-        match self.trace(&process) {
+        match self.trace(&process, looked_ns) {
             Ok(()) => Look::Traced,
             Err(_) if !process.is_current() => Look::Gone,
             Err(Unattached::Later) => {

@@ -52,7 +52,7 @@ enum Command {
     /// Say what the probe that runs traces and what it does not, and how it is
     Status {
         /// Say of this process why it is traced, or why not
-        #[arg(long, value_name = "N", conflicts_with = "watch")]
+        #[arg(long, value_name = "N")]
         pid: Option<u32>,
         /// The probe's socket, as `run --status-socket` has it
         #[arg(long, alias = "status-socket", value_name = "PATH", default_value = super::STATUS_SOCKET)]
@@ -114,11 +114,12 @@ struct Run {
     #[arg(long, value_name = "WHEN", help_heading = "Where it goes")]
     color: Option<String>,
 
-    /// The service name [default: SW_AGENT_NAME or OTEL_SERVICE_NAME of the traced process, else its
-    /// executable's name]
+    /// The service name [default: SW_AGENT_NAME or OTEL_SERVICE_NAME of the traced process, else what
+    /// its pod, its unit or its executable is called]
     #[arg(long, value_name = "NAME", help_heading = "Names")]
     service: Option<String>,
-    /// The instance name [default: SW_AGENT_INSTANCE_NAME of the traced process, else its id, start and host]
+    /// The instance name [default: SW_AGENT_INSTANCE_NAME of the traced process, else its pod, else its id,
+    /// start and host]
     #[arg(long, value_name = "NAME", help_heading = "Names")]
     instance: Option<String>,
     /// The namespace, joined to the service name
@@ -427,7 +428,7 @@ fn usage(error: &clap::Error) -> ConfigError {
             format!("unknown command {command:?}{suggestion}")
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            "say what to do: run, status, inspect or doctor".to_owned()
+            "say what to do: run, status, check, inspect or doctor".to_owned()
         }
         ErrorKind::ArgumentConflict => format!("{argument} may be given only once"),
         ErrorKind::MissingRequiredArgument => format!("missing argument {argument}"),

@@ -690,7 +690,7 @@ fn wrong_command_lines_are_one_sentence() {
         ),
         (&["run", "--zzzzz"], "unknown option --zzzzz"),
         (&["rum"], "unknown command \"rum\", did you mean run?"),
-        (&[], "say what to do: run, status, inspect or doctor"),
+        (&[], "say what to do: run, status, check, inspect or doctor"),
         (&["run", "extra"], "unexpected argument \"extra\""),
         (&["inspect"], "missing argument <PATH|PID>"),
         (

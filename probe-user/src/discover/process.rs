@@ -152,7 +152,9 @@ impl Process {
 
     /// Whether this very process, and not a later one with the same id, is still there and runs the same file.
     pub fn is_current(&self) -> bool {
-        matches!(Self::read(self.pid), Ok(Some(now)) if now == *self)
+        // By the file and not by its name: a program may be renamed or replaced under those that run it.
+        let is_it = |now: Self| now.start_ticks == self.start_ticks && now.exe_id == self.exe_id;
+        Self::read(self.pid).is_ok_and(|now| now.is_some_and(is_it))
     }
 
     /// The values of those of `names` that stand in the environment the process was started with. Empty ones

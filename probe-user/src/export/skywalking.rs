@@ -143,6 +143,14 @@ pub enum SettingsError {
     },
 }
 
+impl SettingsError {
+    /// Whether a file is there and not for us. It was at the start, when there were more rights: who gave them up reads it
+    /// once and no more, which is no fault.
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// Whether the exporter could start.
 pub fn check(settings: &Settings) -> Result<(), SettingsError> {
     Connection::new(settings, Arc::default()).map(drop)

@@ -148,6 +148,13 @@ fn traced(text: &mut Text, tracing: &Tracing) {
             "1 if what the configuration file says now was taken over, else 0.",
         );
         text.line(name, "", u8::from(tracing.configuration.error.is_none()));
+        let name = "skyprobe_config_keys_waiting_for_restart";
+        text.metric(
+            name,
+            Kind::Gauge,
+            "Keys that have changed in the file and count from the next start on.",
+        );
+        text.line(name, "", tracing.configuration.waits_for_restart.len());
     }
     if let Some(kubernetes) = &tracing.kubernetes {
         let name = "skyprobe_kubernetes_current";

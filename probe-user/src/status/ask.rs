@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, Question, Status, process, table};
 
@@ -56,51 +56,47 @@ pub fn show(
     let mut before: Option<Status> = None;
     loop {
         let status = ask(socket, question)?;
-        if let Some(pid) = question.pid {
-            return answer(&status, pid, json, out);
+        let text = match question.pid {
+            Some(pid) => answer(&status, pid, json)?,
+            None if json => as_json(&status)?,
+            None => table::text(&status, before.as_ref(), is_terminal),
+        };
+        if !watch {
+            out.write_all(text.as_bytes())?;
+            return Ok(out.flush()?);
         }
         if json {
-            if watch {
-                serde_json::to_writer(&mut *out, &status).map_err(io::Error::from)?;
-            } else {
-                serde_json::to_writer_pretty(&mut *out, &status).map_err(io::Error::from)?;
-            }
-            writeln!(out)?;
+            // A line each, whatever it holds.
+            let line: serde_json::Value = serde_json::from_str(&text).map_err(io::Error::from)?;
+            writeln!(out, "{line}")?;
+        } else if is_terminal {
+            redraw(&text, out)?;
         } else {
-            let text = table::text(&status, before.as_ref(), is_terminal);
-            if watch && is_terminal {
-                redraw(&text, out)?;
-            } else {
-                out.write_all(text.as_bytes())?;
-                if watch {
-                    writeln!(out)?;
-                }
-            }
+            writeln!(out, "{text}")?;
         }
         out.flush()?;
-        if !watch {
-            return Ok(());
-        }
         before = Some(status);
         thread::sleep(EACH);
     }
 }
 
+fn as_json(told: &impl Serialize) -> Result<String, AskError> {
+    let text = serde_json::to_string_pretty(told).map_err(io::Error::from)?;
+    Ok(text + "\n")
+}
+
 /// What the probe says of one process.
-fn answer(status: &Status, pid: u32, json: bool, out: &mut dyn Write) -> Result<(), AskError> {
+fn answer(status: &Status, pid: u32, json: bool) -> Result<String, AskError> {
     let tracing = status.tracing.as_ref().ok_or(AskError::Busy)?;
     let asked = tracing.asked.as_ref().ok_or_else(|| AskError::OtherVersion {
         theirs: status.version.clone(),
         pid: status.pid,
     })?;
     if json {
-        serde_json::to_writer_pretty(&mut *out, asked).map_err(io::Error::from)?;
-        writeln!(out)?;
-    } else {
-        let target = tracing.targets.iter().find(|target| target.pid == pid);
-        out.write_all(process::text(asked, target).as_bytes())?;
+        return as_json(asked);
     }
-    Ok(())
+    let target = tracing.targets.iter().find(|target| target.pid == pid);
+    Ok(process::text(asked, target))
 }
 
 /// Writes over what stands there, from the upper left corner on, and clears the rest: without blinking.

@@ -23,7 +23,7 @@ pub(super) fn text(asked: &Asked, target: Option<&Target>) -> String {
     let exe = exe.as_ref().map(|exe| format!(", {exe}"));
     line("process", &format!("{pid}{}", exe.unwrap_or_default()));
     let verdict = match fate {
-        Fate::NotThere => "not traced",
+        Fate::NotThere => "no",
         Fate::Traced => "yes",
         Fate::Waits => "not yet: it is looked at again within seconds",
         Fate::Refused => "it is selected, and cannot be traced",
@@ -45,7 +45,7 @@ pub(super) fn text(asked: &Asked, target: Option<&Target>) -> String {
         line("lacks", &format!("{words} -> {}", missing.loss));
     }
     if connections.is_empty() {
-        line("connections", "it has opened none that is open now");
+        line("connections", "none that it has opened is open");
         return text;
     }
     let rows: Vec<_> = connections

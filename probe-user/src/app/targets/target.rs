@@ -41,6 +41,8 @@ pub(super) struct Target {
     pub(super) pod: Option<Arc<Pod>>,
     pub(super) identity: Arc<Identity>,
     pub(super) binary: Arc<Binary>,
+    /// Before its program was looked at.
+    pub(super) looked_ns: u64,
     pub(super) since_ns: u64,
     /// What became of the connections it had; nothing where none is taken over.
     pub(super) enrolled: Option<Enrolled>,
@@ -73,7 +75,7 @@ impl End {
 }
 
 impl Targets {
-    pub(super) fn trace(&mut self, process: &Process) -> Result<(), Unattached> {
+    pub(super) fn trace(&mut self, process: &Process, looked_ns: u64) -> Result<(), Unattached> {
         let binary = self.binaries.attach(&mut self.kernel, process)?;
         let place = Place::of(process.pid);
         let pod = self.surroundings.pods().of(&place);
@@ -165,6 +167,7 @@ impl Targets {
             pod,
             identity,
             binary,
+            looked_ns,
             since_ns: clock::now_boot_ns(),
             enrolled: taken_over,
         };

@@ -134,6 +134,7 @@ fn told(target: &Target) -> status::Target {
         pod,
         identity,
         binary,
+        looked_ns: _,
         since_ns,
         enrolled,
     } = target;

@@ -83,7 +83,14 @@ impl Backends {
                 self.is_failure_said = false;
             }
             Ok(None) => self.is_failure_said = false,
-            Err(error) if !self.is_failure_said => {
+            Err(_) if self.is_failure_said => {}
+            Err(error) if error.is_denied() => {
+                info!(
+                    "Only the start may read the certificates for OAP: others count from the next start on"
+                );
+                self.is_failure_said = true;
+            }
+            Err(error) => {
                 let error = crate::chain(&error);
                 warn!(
                     error,
@@ -91,7 +98,6 @@ impl Backends {
                 );
                 self.is_failure_said = true;
             }
-            Err(_) => {}
         }
     }
 }

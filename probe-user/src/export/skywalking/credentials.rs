@@ -146,7 +146,15 @@ impl Credentials {
                     known.value = Some(value);
                 }
             }
-            Err(error) if !known.is_failure_said => {
+            Err(_) if known.is_failure_said => {}
+            Err(error) if error.is_denied() => {
+                info!(
+                    file = %file.display(),
+                    "Only the start may read the authentication token: another one counts from the next start on"
+                );
+                known.is_failure_said = true;
+            }
+            Err(error) => {
                 let error = crate::chain(&error);
                 warn!(
                     error,
@@ -154,7 +162,6 @@ impl Credentials {
                 );
                 known.is_failure_said = true;
             }
-            Err(_) => {}
         }
     }
 
