@@ -1,7 +1,7 @@
 //! What a traced process is called: its service and instance names, from our configuration, its environment, its pod or
 //! unit, and its executable.
 
-use std::{borrow::Cow, collections::BTreeMap, fs, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeMap, fs, path::Path, sync::LazyLock};
 
 use probe_common::limits::NAME_MAX;
 use tracing::warn;
@@ -83,11 +83,7 @@ pub fn name_target(known: Known<'_>, config: &Config) -> Identity {
         .or_else(|| filled(&naming.instance_template))
         .or_else(|| known.pod.map(|pod| pod.name.clone()))
         .unwrap_or_else(|| {
-            let host = if shares_our_host_name(process) {
-                None
-            } else {
-                told("HOSTNAME")
-            };
+            let host = host(process, told("HOSTNAME"));
             instance(process, host.as_ref().unwrap_or(&OUR_HOST))
         });
     let service = service(&name, namespace.as_deref(), cluster.as_deref());
@@ -187,6 +183,8 @@ impl Known<'_> {
         let mut tell = |key: &'static str, value: Option<&str>| {
             properties.extend(value.map(|value| (Cow::from(key), value.to_owned())));
         };
+        let told = self.process.environment(&["HOSTNAME"]).remove("HOSTNAME");
+        tell("hostname", host(self.process, told).as_deref());
         tell("unit", self.place.unit.as_deref());
         tell("container.id", self.place.container.as_deref());
         if let Some(pod) = self.pod {
@@ -221,9 +219,17 @@ fn instance(process: &Process, host: &str) -> String {
     format!("{}-{}@{host}", process.pid, process.start_ticks)
 }
 
-fn shares_our_host_name(process: &Process) -> bool {
+/// What the machine or the container is called that the process runs in. The kernel tells us our own name only: of
+/// another one there is what the process was `told`, or the file that it was set from.
+fn host(process: &Process, told: Option<String>) -> Option<String> {
+    let pid = process.pid;
     let uts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/uts")).ok();
-    uts(&process.pid.to_string()) == uts("self")
+    if uts(&pid.to_string()) == uts("self") {
+        return Some(OUR_HOST.clone());
+    }
+    let set = || fs::read_to_string(Path::new(&format!("/proc/{pid}/root")).join("etc/hostname")).ok();
+    let name = clean(&told.or_else(set)?);
+    (!name.is_empty()).then_some(name)
 }
 
 /// Without blanks around it and without characters that no name should hold.
@@ -498,7 +504,8 @@ mod tests {
 
     #[test]
     fn an_instance_tells_where_it_runs() {
-        let process = Sleeper::with(&[]).process();
+        let sleeper = Sleeper::with(&[]);
+        let process = sleeper.process();
         let place = Place {
             container: Some("c1".to_owned()),
             ..Place::default()
@@ -514,6 +521,7 @@ mod tests {
         assert_eq!(
             told,
             [
+                ("hostname", OUR_HOST.as_str()),
                 ("container.id", "c1"),
                 ("namespace", "shop"),
                 ("pod", "gateway-6d5f-x"),

@@ -529,7 +529,8 @@ pub fn unshared(unshare: &mut Command, program: &Path, name: &str) {
             "--mount-proc",
         ])
         .args(["sh", "-c", &script])
-        .arg(program);
+        .arg(program)
+        .env("HOSTNAME", "contained");
 }
 
 /// `host:port` of a base URL.

@@ -135,6 +135,7 @@ fn pods_are_drawn_under_the_names_they_have_in_the_cluster() {
         };
         ensure!(instance.name == "gateway-6d5f8-x7k2q", "{instance:?}");
         for (key, value) in [
+            ("hostname", "contained"),
             ("namespace", "shop"),
             ("pod", "gateway-6d5f8-x7k2q"),
             ("node", NODE),

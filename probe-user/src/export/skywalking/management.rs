@@ -37,9 +37,6 @@ impl Properties {
         if let Some(name) = line("/proc/sys/kernel/ostype") {
             properties.push("OS Name", name);
         }
-        if let Some(name) = line("/proc/sys/kernel/hostname") {
-            properties.push("hostname", name);
-        }
         properties.push("Process No.", pid.to_string());
         properties.push("language", language.to_owned());
         // Of the process's own network namespace.
@@ -410,7 +407,6 @@ mod tests {
         );
         assert_eq!(value("language"), Some("go"));
         assert_eq!(value("agent.name"), Some("skyprobe"));
-        assert!(value("hostname").is_some_and(|name| !name.is_empty()));
         assert!(value("exe").is_some_and(|exe| exe.starts_with('/')));
     }
 }
