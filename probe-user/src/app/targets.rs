@@ -37,7 +37,7 @@ use crate::{
     clock,
     config::Config,
     discover::{
-        pod::Pods,
+        pod::{Knowledge, Pods},
         process::{self, FileId, Process},
         select::{Meant, Selection, Surroundings, Wish},
         types::TypeNames,
@@ -242,6 +242,7 @@ impl Targets {
             binaries,
         } = ahead;
         let sampler = Sampler::new(config.sampling.clone(), Arc::clone(&telemetry));
+        let is_changed = surroundings.pods().knowledge() != Knowledge::Off;
         Self {
             kernel,
             selection,
@@ -260,7 +261,7 @@ impl Targets {
             unmeant: Unmeant::default(),
             looks: 0,
             // Who waits for its pod is looked at again soon.
-            is_changed: true,
+            is_changed,
             unnoticed: 0,
             later: HashSet::new(),
             shares_instance: false,
