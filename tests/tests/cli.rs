@@ -17,6 +17,8 @@ use std::{
 use tests::{
     needs_probe,
     probe::{self, Probe},
+    scene::truth_program,
+    target::Service,
 };
 
 /// The call was wrong.
@@ -104,7 +106,7 @@ fn options_and_commands_that_do_not_exist() {
     );
     assert_eq!(
         wrong_call(&[]),
-        "say what to do: run, status, inspect or doctor; see `skyprobe --help`"
+        "say what to do: run, status, check, inspect or doctor; see `skyprobe --help`"
     );
     assert_eq!(
         wrong_call(&["inspect"]),
@@ -335,6 +337,60 @@ fn inspect_fails_in_words_for_people_and_programs() {
         complaint(&mut command, FAILURE),
         format!("not allowed to read {}: run as root", secret.display())
     );
+}
+
+/// It touches nothing and asks nobody, so a rule can be tried beside a probe that runs.
+#[test]
+fn check_says_what_a_configuration_would_trace_and_what_it_leaves_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("skyprobe.yaml");
+    let [shop, debugger] = ["shop", "debugger"].map(|name| {
+        let copy = folder.path().join(name);
+        fs::copy(truth_program().unwrap(), &copy).unwrap();
+        Service::start(&copy, name, 1_000, None).unwrap()
+    });
+    let check = |text: &str| {
+        fs::write(&config, text.replace("FOLDER", folder.path().to_str().unwrap())).unwrap();
+        skyprobe(&["check", config.to_str().unwrap()])
+    };
+    let output = output(&mut check(
+        "rules:\n - exclude: {exe: FOLDER/debugger}\n - include: {exe: FOLDER/*}\noap: oap.example:11800\n",
+    ));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let file = config.display();
+    assert!(
+        text.starts_with(&format!(
+            "{file} can be used: 2 rules; traces go to OAP at oap.example:11800\n"
+        )),
+        "{text}"
+    );
+    let row = |service: &Service| {
+        let begin = format!("{} ", service.target.pid());
+        let row = text.lines().find(|line| line.starts_with(&begin));
+        row.unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    let traced = row(&shop);
+    assert!(
+        traced.contains(" shop ") && traced.ends_with(&format!("the rule in {file}:3 includes it")),
+        "{text}"
+    );
+    assert!(
+        row(&debugger).ends_with(&format!("the rule in {file}:2 excludes it")),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1 + 3 + 3, "{text}");
+
+    let sentence = complaint(&mut check("exec: app\n"), USAGE);
+    assert_eq!(
+        sentence,
+        format!("unknown key \"exec\" in {file}:1: did you mean \"exe\"?")
+    );
+    // Well written, and not there.
+    let sentence = complaint(&mut check("exe: app\noap: o:1\ntls_ca: FOLDER/ca.pem\n"), FAILURE);
+    assert!(sentence.starts_with("cannot read the trusted CA"), "{sentence}");
+    let sentence = complaint(&mut check("exe: app\noutput: FOLDER/none/segments\n"), FAILURE);
+    assert!(sentence.starts_with("there is no folder"), "{sentence}");
 }
 
 #[test]
