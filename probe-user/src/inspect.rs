@@ -25,7 +25,7 @@ pub enum InspectError {
     NoProcess(u32),
     #[error("process {pid} cannot be looked at: {source}")]
     Process { pid: u32, source: io::Error },
-    #[error("not allowed to read {0}: run as root")]
+    #[error("not allowed to read {}: run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH", .0.display())]
     Denied(PathBuf),
     #[error(transparent)]
     Binary(BinaryError),

@@ -28,17 +28,23 @@ pub fn kustomize(folder: &str) -> Result<Vec<Value>> {
     kustomize_in(&path("kubernetes").join(folder))
 }
 
-/// The objects of an overlay that a user has in a folder somewhere else, with this patch of the base.
-pub fn overlay(folder: &Path, patch: &Value) -> Result<Vec<Value>> {
+/// The objects of an overlay that a user has in a folder somewhere else: of the base, with these components and patches.
+pub fn overlay(folder: &Path, components: &[&str], patches: &[Value]) -> Result<Vec<Value>> {
     // Kustomize wants no absolute paths.
     let folder = folder.canonicalize()?;
     let up = "../".repeat(folder.components().count() - 1);
-    let base = path("kubernetes/base").canonicalize()?;
+    let below = |name: &str| -> Result<String> {
+        let whole = path("kubernetes").join(name).canonicalize()?;
+        Ok(format!("{up}{}", whole.strip_prefix("/")?.display()))
+    };
+    let components = components.iter().map(|name| below(&format!("components/{name}")));
+    let patches = patches.iter().map(|patch| json!({ "patch": patch.to_string() }));
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": [format!("{up}{}", base.strip_prefix("/")?.display())],
-        "patches": [{ "patch": patch.to_string() }],
+        "resources": [below("base")?],
+        "components": components.collect::<Result<Vec<_>>>()?,
+        "patches": patches.collect::<Vec<_>>(),
     });
     fs::write(folder.join("kustomization.yaml"), kustomization.to_string())?;
     kustomize_in(&folder)

@@ -335,7 +335,10 @@ fn inspect_fails_in_words_for_people_and_programs() {
     command.arg("inspect").arg(&secret).uid(NOBODY).gid(NOBODY);
     assert_eq!(
         complaint(&mut command, FAILURE),
-        format!("not allowed to read {}: run as root", secret.display())
+        format!(
+            "not allowed to read {}: run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+            secret.display()
+        )
     );
 }
 

@@ -161,7 +161,7 @@ fn deployed(scratch: &Path, oap: &str) -> Vec<Value> {
     });
     let folder = scratch.join("overlay");
     fs::create_dir(&folder).unwrap();
-    let deployed = overlay(&folder, &map).unwrap();
+    let deployed = overlay(&folder, &[], &[map]).unwrap();
     let text = of_kind(&deployed, "ConfigMap").unwrap()["data"]["skyprobe.yaml"].to_string();
     assert!(text.contains(oap) && text.contains("kube-system"), "{text}");
     deployed

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, ops::RangeInclusive, path::Path, process::C
 
 use serde_json::Value;
 use tests::{
-    deploy::{comparable, helm, helm_command, kustomize, path, run},
+    deploy::{comparable, helm, helm_command, kustomize, overlay, path, run},
     needs, needs_kubernetes,
 };
 use xtask::checkers;
@@ -20,15 +20,29 @@ const SAME: [(&str, &[&str]); 3] = [
 fn the_chart_says_what_the_kustomizations_say() {
     needs_kubernetes!();
     for (folder, values) in SAME {
-        let mut values = values.to_vec();
-        values.push("namespace.create=true");
-        let chart = comparable(helm(&values).unwrap()).unwrap();
-        let plain = comparable(kustomize(folder).unwrap()).unwrap();
-        for (chart, plain) in chart.iter().zip(&plain) {
-            assert_eq!(chart, plain, "{folder}");
-        }
-        assert_eq!(chart.len(), plain.len(), "{folder}");
+        compare(values, kustomize(folder).unwrap(), folder).unwrap();
     }
+    // As docs/deploy.md puts components together.
+    let folder = tempfile::tempdir().unwrap();
+    let both = overlay(folder.path(), &["tls", "privileged"], &[]).unwrap();
+    compare(
+        &["privileged=true", "oapSecret.name=skyprobe-oap"],
+        both,
+        "both components",
+    )
+    .unwrap();
+}
+
+fn compare(values: &[&str], plain: Vec<Value>, name: &str) -> anyhow::Result<()> {
+    let mut values = values.to_vec();
+    values.push("namespace.create=true");
+    let chart = comparable(helm(&values)?)?;
+    let plain = comparable(plain)?;
+    for (chart, plain) in chart.iter().zip(&plain) {
+        assert_eq!(chart, plain, "{name}");
+    }
+    assert_eq!(chart.len(), plain.len(), "{name}");
+    Ok(())
 }
 
 #[test]

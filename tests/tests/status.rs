@@ -405,16 +405,42 @@ fn it_watches_until_nobody_reads() {
     drop(lines);
     assert!(watching.wait().unwrap().success());
 
-    // When the probe ends, there is nothing more to watch.
+    // One that ends is said, and the next one is watched.
     let watching = asking(&socket, &["--watch"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
     let mut watching = watching.unwrap();
-    let mut first = String::new();
-    let mut out = BufReader::new(watching.stdout.take().unwrap());
-    out.read_line(&mut first).unwrap();
-    assert!(first.starts_with("skyprobe "), "{first}");
+    let mut out = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut heads = || {
+        let head = out
+            .by_ref()
+            .find(|line| line.as_ref().unwrap().starts_with("skyprobe "));
+        head.unwrap().unwrap()
+    };
+    heads();
+    let pid = probe.pid();
     assert!(probe.stop().unwrap().status.success());
-    assert_eq!(watching.wait().unwrap().code(), Some(1));
+    let mut missed = String::new();
+    let mut said = BufReader::new(watching.stderr.take().unwrap());
+    said.read_line(&mut missed).unwrap();
+    assert!(
+        missed.starts_with(&format!("no probe answers at {}", socket.display())),
+        "{missed}"
+    );
+    let probe = Probe::spawn(&mut command).unwrap();
+    let next = format!("process {},", probe.pid());
+    let gone = format!("process {pid},");
+    loop {
+        let head = heads();
+        if head.contains(&next) {
+            break;
+        }
+        assert!(head.contains(&gone), "{head}");
+    }
+    assert!(probe.stop().unwrap().status.success());
+    said.read_line(&mut missed).unwrap();
+    // Nobody reads it any more while there is nothing to say.
+    drop(out);
+    assert!(watching.wait().unwrap().success());
 }

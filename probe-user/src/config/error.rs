@@ -53,14 +53,12 @@ pub enum ConfigError {
     Incomplete { given: String, missing: String },
     #[error("{one} and {other} say the same thing twice: leave one of them out")]
     Twice { one: String, other: String },
-    #[error("{given} has no effect with `--export {export}`: {advice}")]
-    Contradiction {
-        given: String,
-        export: &'static str,
-        advice: &'static str,
-    },
-    #[error("{given} has no effect with `sampling {method}`: leave one of them out")]
-    OtherSampling { given: String, method: &'static str },
+    #[error(
+        "{given} has no effect, since {by} sends all to SkyWalking: leave one of them out, or export text or json"
+    )]
+    NoFile { given: String, by: String },
+    #[error("{given} has no effect with {by}: leave one of them out")]
+    OtherSampling { given: String, by: String },
     #[error("unknown key {key:?} in {place}: {hint}")]
     UnknownKey { key: String, place: Place, hint: String },
     #[error("{key} in {place} must be a single value or a list of them")]

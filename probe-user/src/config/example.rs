@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use clap::{ArgAction, CommandFactory as _};
 
-use super::{flags::CommandLine, key::Key};
+use super::{flags::CommandLine, key::Key, rules::CONDITIONS};
 
 const HEAD: &str = "\
 # Every setting of `skyprobe run` as a key of its configuration file, from what the program says of its flags.
@@ -18,12 +18,14 @@ const WITHOUT_FLAG: &str = "
 ## Without a flag
 
 # The token each call to the OAP carries; better in a file of its own, see authentication_file
+# In the environment: SW_AGENT_AUTHENTICATION, SW_AGENT_REPORTER_GRPC_AUTHENTICATION
 #authentication: TOKEN
 
 # What is traced and what is not, the first rule that fits decides: see docs/configuration.md
 #rules:
 #  - exclude: {namespace: kube-system}
 #  - include: {unit: \"gateway*\"}
+# The conditions of a rule all have to hold; each has one value or a list of them:
 ";
 
 /// All keys, each as a comment with its help before it.
@@ -50,10 +52,21 @@ pub(super) fn text() -> String {
         } else {
             value.to_owned()
         };
-        let _infallible = write!(text, "\n# {help}\n#{}: {value}\n", key.name());
+        let _infallible = write!(text, "\n# {help}\n{}#{}: {value}\n", variables(key), key.name());
     }
     text.push_str(WITHOUT_FLAG);
+    for (name, holds_for) in CONDITIONS {
+        let _infallible = writeln!(text, "#   {name}: {holds_for}");
+    }
     text
+}
+
+/// The line with what it is called in the environment, if it can be given there.
+fn variables(key: Key) -> String {
+    match key.environment() {
+        [] => String::new(),
+        names => format!("# In the environment: {}\n", names.join(", ")),
+    }
 }
 
 /// Fails unless this page of the documentation is what the program says; writes it anew if asked to.

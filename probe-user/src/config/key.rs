@@ -232,6 +232,14 @@ impl Key {
         format!("--{}", self.name().replace('_', "-"))
     }
 
+    /// As who gave something there would write it.
+    pub(super) fn as_in(self, origin: Option<&Origin>) -> String {
+        match origin {
+            Some(Origin::File { .. }) => self.name().to_owned(),
+            Some(Origin::Flag(_) | Origin::Environment(_)) | None => self.flag(),
+        }
+    }
+
     pub(super) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|key| key.name() == name)
     }

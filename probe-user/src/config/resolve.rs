@@ -132,10 +132,10 @@ pub(super) fn config(settings: &Settings, rules: Vec<Rule>, no_color: bool) -> R
         log: reader.or(Key::Log, value::choice, LogLevel::Info)?,
     };
     if let (Export::SkyWalking, Some(given)) = (config.export, settings.one(Key::Output)) {
-        return Err(ConfigError::Contradiction {
+        let by = settings.one(Key::Export).or(settings.one(Key::Oap));
+        return Err(ConfigError::NoFile {
             given: given.origin.to_string(),
-            export: "skywalking",
-            advice: "a file takes text or json",
+            by: by.map_or_else(String::new, |by| by.origin.to_string()),
         });
     }
     if config.select.is_empty() {
@@ -200,23 +200,11 @@ impl Reader<'_> {
         Ok(self.one(key, parse)?.unwrap_or(default))
     }
 
-    /// A key without which `what` means nothing.
-    pub(super) fn needed<T>(
-        &self,
-        key: Key,
-        parse: impl FnOnce(&Given) -> Result<T, ConfigError>,
-        what: &'static str,
-    ) -> Result<T, ConfigError> {
-        self.one(key, parse)?.ok_or_else(|| ConfigError::Incomplete {
-            given: what.to_owned(),
-            missing: key.flag(),
-        })
-    }
-
     fn incomplete(&self, given: Key, missing: Key) -> ConfigError {
+        let given = self.settings.one(given);
         ConfigError::Incomplete {
-            given: self.origin(given),
-            missing: missing.flag(),
+            given: given.map_or_else(String::new, |given| given.origin.to_string()),
+            missing: missing.as_in(given.map(|given| &given.origin)),
         }
     }
 

@@ -67,18 +67,25 @@ impl Choice for Verdict {
     const WORDS: &'static [(&'static str, Self)] = &[("include", Self::Include), ("exclude", Self::Exclude)];
 }
 
-/// The names of conditions.
-pub(super) const CONDITIONS: [&str; 9] = [
-    "namespace",
-    "workload",
-    "pod_label",
-    "annotation",
-    "container",
-    "exe",
-    "port",
-    "language",
-    "unit",
+/// The names of conditions, and what each holds for.
+pub(super) const CONDITIONS: [(&str, &str); 9] = [
+    ("namespace", "pods in this namespace"),
+    (
+        "workload",
+        "pods of what has this name, or `Kind/name`: `gateway`, `Deployment/gate*`; a Deployment's pods are its own, and so are a CronJob's",
+    ),
+    ("pod_label", "pods with this label, `key` or `key=value`"),
+    ("annotation", "pods with this annotation, `key` or `key=value`"),
+    ("container", "containers with this name in their pod"),
+    ("exe", "executables, by their whole path or their base name"),
+    ("port", "processes that listen on this TCP port"),
+    ("language", "`go`"),
+    ("unit", "services of systemd, `gateway` or `gateway.service`"),
 ];
+
+fn known_conditions() -> impl Iterator<Item = &'static str> {
+    CONDITIONS.into_iter().map(|(name, _)| name)
+}
 
 pub(super) fn parse(file: &File, value: &Node) -> Result<Vec<Rule>, ConfigError> {
     let nodes = match value {
@@ -112,13 +119,17 @@ pub(super) fn parse(file: &File, value: &Node) -> Result<Vec<Rule>, ConfigError>
 }
 
 fn rule(file: &File, node: &Node) -> Result<Rule, ConfigError> {
-    let form = "a rule is `include:` or `exclude:`, one of them, with conditions below it";
+    let form = "a rule is `include:` or `exclude:`, one of them, with conditions below it, such as \
+                `- include: {exe: \"gateway*\"}`";
     let only = node.as_mapping().filter(|keys| keys.len() == 1);
     let Some((name, below)) = only.and_then(|keys| keys.iter().next()) else {
         return Err(wrong(file, node, form));
     };
     let known = Verdict::WORDS.iter().find(|(word, _)| *word == name.as_str());
     let Some(&(_, verdict)) = known else {
+        if known_conditions().any(|known| known == name.as_str()) {
+            return Err(wrong(file, node, form));
+        }
         return Err(file.unknown(name, Verdict::WORDS.iter().map(|(word, _)| *word)));
     };
     let conditions = match below {
@@ -137,8 +148,8 @@ fn rule(file: &File, node: &Node) -> Result<Rule, ConfigError> {
 fn conditions_of(file: &File, conditions: &MarkedMappingNode) -> Result<Vec<Condition>, ConfigError> {
     let mut all = Vec::new();
     for (name, value) in conditions.iter() {
-        let Some(known) = CONDITIONS.into_iter().find(|known| *known == name.as_str()) else {
-            return Err(file.unknown(name, CONDITIONS.into_iter()));
+        let Some(known) = known_conditions().find(|known| *known == name.as_str()) else {
+            return Err(file.unknown(name, known_conditions()));
         };
         let scalars = file.scalars(known, value)?;
         if scalars.is_empty() {

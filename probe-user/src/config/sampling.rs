@@ -109,24 +109,40 @@ fn method(reader: &Reader<'_>, settings: &Settings) -> Result<SamplingMethod, Co
             .filter_map(|(key, word)| Some((settings.one(*key)?, *word)))
     };
     // A key that belongs to one method names it.
+    let said = settings.one(Key::Sampling);
+    let by = said.or_else(|| given().next().map(|(by, _)| by));
     let word = reader.one(Key::Sampling, value::choice)?;
     let word = word
         .or_else(|| given().next().map(|(_, word)| word))
         .unwrap_or(Word::All);
+    let by_whom = || match said {
+        Some(said) => format!("{} ({})", said.origin, said.text.trim()),
+        None => by.map_or_else(String::new, |by| by.origin.to_string()),
+    };
     if let Some((other, _)) = given().find(|(_, of)| *of != word) {
         return Err(ConfigError::OtherSampling {
             given: other.origin.to_string(),
-            method: spelled(word),
+            by: by_whom(),
         });
     }
+    let missing = |key: Key| {
+        move || ConfigError::Incomplete {
+            given: by_whom(),
+            missing: key.as_in(by.map(|by| &by.origin)),
+        }
+    };
     let per_second = |given: &Given| value::number(given, "requests a second", 1, MOST_PER_SECOND);
     Ok(match word {
         Word::All => SamplingMethod::All,
         Word::Constant => SamplingMethod::Constant {
-            ratio: reader.needed(Key::SampleRate, ratio, "sampling constant")?,
+            ratio: reader
+                .one(Key::SampleRate, ratio)?
+                .ok_or_else(missing(Key::SampleRate))?,
         },
         Word::RateLimiting => {
-            let rate_per_second = reader.needed(Key::RatePerSecond, per_second, "sampling rate_limiting")?;
+            let rate_per_second = reader
+                .one(Key::RatePerSecond, per_second)?
+                .ok_or_else(missing(Key::RatePerSecond))?;
             SamplingMethod::RateLimiting {
                 rate_per_second,
                 burst_size: reader.or(
@@ -149,20 +165,13 @@ fn method(reader: &Reader<'_>, settings: &Settings) -> Result<SamplingMethod, Co
             )?,
         },
         Word::NPer3Secs => SamplingMethod::NPer3Secs {
-            count: reader.needed(
-                Key::SampleNPer3Secs,
-                |given| value::number(given, "requests in three seconds", 0, MOST_PER_SECOND),
-                "sampling n_per_3_secs",
-            )?,
+            count: reader
+                .one(Key::SampleNPer3Secs, |given| {
+                    value::number(given, "requests in three seconds", 0, MOST_PER_SECOND)
+                })?
+                .ok_or_else(missing(Key::SampleNPer3Secs))?,
         },
     })
-}
-
-fn spelled(word: Word) -> &'static str {
-    <Word as value::Choice>::WORDS
-        .iter()
-        .find(|(_, other)| *other == word)
-        .map_or("", |(text, _)| *text)
 }
 
 fn ratio(given: &Given) -> Result<Ratio, ConfigError> {

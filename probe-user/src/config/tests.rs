@@ -1,4 +1,7 @@
-//! Every key from every source, and every way to get it wrong.
+//! Every key from every source.
+
+mod documents;
+mod wrong;
 
 use std::{
     collections::BTreeMap,
@@ -378,145 +381,6 @@ fn a_file_holds_lists_and_single_values() {
 }
 
 #[test]
-fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
-    let flags = |flags: &[&str]| complaint(run(flags, &[], None));
-    assert_eq!(
-        flags(&["--port", "70000"]),
-        "\"70000\" in --port is not a TCP port: a whole number from 1 to 65535"
-    );
-    assert_eq!(
-        flags(&["--port", "80,81"]),
-        "\"80,81\" in --port is not a TCP port: repeat the setting for each of them"
-    );
-    assert_eq!(
-        flags(&["--pid", "x"]),
-        "\"x\" in --pid is not a process id: a whole number from 1 to 4194304"
-    );
-    assert_eq!(
-        flags(&["--all-go", "--export", "xml"]),
-        "\"xml\" in --export is not one of: text | json | skywalking"
-    );
-    assert!(flags(&["--exe", "a[b"]).starts_with("\"a[b\" in --exe is not a glob: "));
-    for wrong in [
-        "oap",
-        "oap:",
-        ":11800",
-        "oap:0",
-        "oap:99999",
-        "http://oap:11800",
-        "::1:11800",
-        "[::1]",
-        ",",
-    ] {
-        let sentence = flags(&["--all-go", "--oap", wrong]);
-        assert!(
-            sentence.starts_with(&format!("{wrong:?} in --oap is not a list of addresses")),
-            "{sentence}"
-        );
-    }
-    let sentence = complaint(run(&["--all-go"], &[("SW_AGENT_FORCE_TLS", "maybe")], None));
-    assert_eq!(
-        sentence,
-        "\"maybe\" in SW_AGENT_FORCE_TLS in the environment is not one of: true | false"
-    );
-    let sentence = complaint(run(&["--all-go"], &[], Some("heartbeat_s: 0")));
-    assert!(sentence.starts_with("\"0\" in heartbeat_s in /"), "{sentence}");
-    assert!(
-        sentence.ends_with("/skyprobe.yaml:1 is not a time in seconds: a whole number from 1 to 60"),
-        "{sentence}"
-    );
-}
-
-#[test]
-fn tokens_are_not_shown() {
-    let with = |token| run(&["--all-go"], &[("SW_AGENT_AUTHENTICATION", token)], None);
-    assert!(!format!("{:?}", with("sesame").unwrap()).contains("sesame"));
-    let sentence = complaint(with("sécret"));
-    assert!(
-        !sentence.contains("cret\"") && sentence.contains("SW_AGENT_AUTHENTICATION"),
-        "{sentence}"
-    );
-    let sentence = complaint(run(&["--all-go", "--authentication=sesame"], &[], None));
-    assert!(
-        !sentence.contains("sesame") && sentence.contains("--authentication-file"),
-        "{sentence}"
-    );
-}
-
-#[test]
-fn what_does_not_fit_together() {
-    assert_eq!(
-        complaint(run(&[], &[], None)),
-        "nothing is selected: say what to trace with --pid, --exe, --port, --all-go or a rule that includes"
-    );
-    let token = [("SW_AGENT_AUTHENTICATION", "sesame")];
-    assert_eq!(
-        complaint(run(&["--all-go", "--authentication-file=/t"], &token, None)),
-        "SW_AGENT_AUTHENTICATION in the environment and --authentication-file say the same thing twice: leave one of \
-         them out"
-    );
-    assert_eq!(
-        complaint(run(&["--all-go", "--tls-cert=/c"], &[], None)),
-        "--tls-cert needs --tls-key too"
-    );
-    let sentence = complaint(run(&["--all-go", "--oap=a:1", "--output=/o"], &[], None));
-    assert_eq!(
-        sentence,
-        "--output has no effect with `--export skywalking`: a file takes text or json"
-    );
-}
-
-#[test]
-fn an_unknown_key_is_named_with_its_file_and_the_nearest_one() {
-    for (written, nearest) in [
-        ("exprot", "export"),
-        ("all-go", "all_go"),
-        ("--port", "port"),
-        ("tls_cacert", "tls_cert"),
-        ("pids", "pid"),
-    ] {
-        let sentence = complaint(run(&["--all-go"], &[], Some(&format!("{written}: 1"))));
-        assert!(
-            sentence.starts_with(&format!("unknown key {written:?} in /")),
-            "{sentence}"
-        );
-        assert!(
-            sentence.ends_with(&format!("/skyprobe.yaml:1: did you mean {nearest:?}?")),
-            "{sentence}"
-        );
-    }
-    let sentence = complaint(run(&["--all-go"], &[], Some("zzz: 1")));
-    assert!(
-        sentence.ends_with("docs/configuration.md lists the keys"),
-        "{sentence}"
-    );
-}
-
-#[test]
-fn files_that_are_none() {
-    let file = |text: &str| complaint(run(&["--all-go"], &[], Some(text)));
-    assert!(file("log: info\npid: ]").contains("/skyprobe.yaml:2 is not YAML that is read here: "));
-    assert!(file("just words").contains("it must hold lines of the form `key: value`"));
-    assert!(file("\noap: {a: 1}").contains("/skyprobe.yaml:2 must be a single value or a list of them"));
-    assert!(file("pid: 1\n\npid: 2").ends_with(
-        "/skyprobe.yaml:3 is not YAML that is read here: \"pid\" stands here again, and first in line 1"
-    ));
-    assert!(
-        file("pid: 1\n\0\nexe: a").contains("/skyprobe.yaml:2 is not YAML that is read here: a character")
-    );
-    assert!(file("pid: &a 1").contains("anchors and aliases are not read"));
-    assert!(run(&["--all-go"], &[], Some("# nothing yet\n")).is_ok());
-    let service = |text: &str| run(&["--all-go"], &[], Some(text)).unwrap().naming.service;
-    assert_eq!(service("service:\n"), None);
-    assert_eq!(service("service: ~\n"), None);
-    assert_eq!(service("service: '~'\n").as_deref(), Some("~"));
-    // As it was written: a number that is a name keeps its digits.
-    assert_eq!(service("service: 1.10").as_deref(), Some("1.10"));
-    let sentence = complaint(call(&["run", "--all-go", "--config", "/nonexistent/c.yaml"], &[]));
-    assert!(sentence.starts_with("cannot read the configuration file /nonexistent/c.yaml: No such file"));
-}
-
-#[test]
 fn rules_are_read_in_their_order() {
     let file = "rules:\n  - exclude: {namespace: kube-system}\n  - include:\n      namespace: [shop, \"bank-*\"]\n      \
                 pod_label: [tier=web*, traced]\n      language: go\n  - include: {exe: /srv/*, port: 80, unit: a.service}\n  \
@@ -592,60 +456,6 @@ fn what_changes_while_the_probe_runs_is_taken_over_or_named() {
 }
 
 #[test]
-fn a_wrong_rule_is_named_with_its_line() {
-    let rules = |rules: &str| {
-        let sentence = complaint(run(
-            &["--all-go"],
-            &[],
-            Some(&format!("log: info\nrules:\n{rules}")),
-        ));
-        let (_, end) = sentence
-            .split_once("/skyprobe.yaml:")
-            .unwrap_or_else(|| panic!("{sentence}"));
-        end.to_owned()
-    };
-    for (written, said) in [
-        (
-            " - all",
-            "3: a rule is `include:` or `exclude:`, one of them, with conditions below it",
-        ),
-        (
-            " - include: {exe: a}\n   exclude: {exe: b}",
-            "3: a rule is `include:` or `exclude:`, one of them, with conditions below it",
-        ),
-        (" - includes: {exe: a}", "3: did you mean \"include\"?"),
-        (" - include:\n     namepsace: a", "4: did you mean \"namespace\"?"),
-        (
-            " - include:\n     exe:",
-            "4: exe has no value, so that no process meets the rule: give one, or leave it out",
-        ),
-        (
-            " - include: {port: 70000}",
-            "3 is not a TCP port: a whole number from 1 to 65535",
-        ),
-        (" - include: {language: cobol}", "3 is not one of: go"),
-        (
-            " - include: {pod_label: =a}",
-            "3 is not of the form key or key=value, such as tier=web",
-        ),
-        (
-            " - exclude:\n - include: {exe: a}",
-            "4: this rule is never reached: the one in line 3 decides for all that come to it",
-        ),
-        (
-            " include: {exe: a}",
-            "3: `rules` is a list: begin each rule with `- include:` or `- exclude:`",
-        ),
-    ] {
-        assert_eq!(rules(written), said, "{written}");
-    }
-    assert!(rules(" - include: {exe: \"a[\"}").contains("3 is not a glob: "));
-    // Rules that only leave out select nothing.
-    let only = Some("rules:\n - exclude: {exe: a}");
-    assert!(complaint(run(&[], &[], only)).starts_with("nothing is selected"));
-}
-
-#[test]
 fn templates_know_their_placeholders() {
     let template = |text: &str| run(&["--all-go", "--service-template", text], &[], None);
     let pieces = template("a-{workload}.{label:app/x}")
@@ -681,34 +491,6 @@ fn templates_know_their_placeholders() {
 }
 
 #[test]
-fn wrong_command_lines_are_one_sentence() {
-    let usage = |arguments: &[&str]| complaint(call(arguments, &[]));
-    let expected = [
-        (
-            &["run", "--prot", "1"][..],
-            "unknown option --prot, did you mean --port?",
-        ),
-        (&["run", "--zzzzz"], "unknown option --zzzzz"),
-        (&["rum"], "unknown command \"rum\", did you mean run?"),
-        (&[], "say what to do: run, status, check, inspect or doctor"),
-        (&["run", "extra"], "unexpected argument \"extra\""),
-        (&["inspect"], "missing argument <PATH|PID>"),
-        (
-            &["run", "--service", "a", "--service", "b"],
-            "--service <NAME> may be given only once",
-        ),
-        (&["run", "--port"], "--port <N> needs a value"),
-    ];
-    for (arguments, sentence) in expected {
-        assert_eq!(
-            usage(arguments),
-            format!("{sentence}; see `skyprobe --help`"),
-            "{arguments:?}"
-        );
-    }
-}
-
-#[test]
 fn the_other_commands() {
     let inspect = |subject, json| Invocation::Inspect { subject, json };
     assert_eq!(
@@ -734,50 +516,6 @@ fn the_other_commands() {
     for key in Key::ALL.into_iter().filter(|key| is_public(*key)) {
         assert!(help.contains(&key.flag()), "{key:?}");
     }
-}
-
-/// Each key has one row, with its flag, its variables and a default.
-#[test]
-fn the_document_has_a_row_for_each_key() {
-    let document = include_str!("../../../docs/configuration.md");
-    let rows = document.lines().filter(|line| line.starts_with("| `"));
-    let mut keys = Vec::new();
-    let mut conditions = Vec::new();
-    for row in rows {
-        let columns: Vec<_> = row.split('|').map(str::trim).collect();
-        if let ["", name, _, ""] = columns[..] {
-            conditions.push(name.trim_matches('`'));
-            continue;
-        }
-        let ["", name, flag, environment, default, value, ""] = columns[..] else {
-            panic!("{row}")
-        };
-        let key = Key::from_name(name.trim_matches('`')).unwrap_or_else(|| panic!("{row}"));
-        let wanted = is_public(key).then(|| format!("`{}`", key.flag()));
-        assert_eq!(flag, wanted.as_deref().unwrap_or("none"));
-        let variables: Vec<_> = key.environment().iter().map(|name| format!("`{name}`")).collect();
-        assert_eq!(environment, variables.join(", "));
-        assert!(!default.is_empty() && !value.is_empty(), "{row}");
-        keys.push(key);
-    }
-    keys.sort();
-    assert_eq!(keys, Key::ALL);
-    assert_eq!(conditions, rules::CONDITIONS);
-}
-
-/// The examples in the document are some.
-#[test]
-fn the_documents_examples_are_read() {
-    let document = include_str!("../../../docs/configuration.md");
-    let mut examples = document.split("```yaml\n").skip(1).map(|rest| {
-        let (example, _) = rest.split_once("```").unwrap();
-        run(&[], &[], Some(example)).unwrap()
-    });
-    let (rules, whole) = (examples.next().unwrap(), examples.next().unwrap());
-    assert_eq!((rules.select.rules.len(), rules.select.all_go), (4, true));
-    assert_eq!((whole.export, whole.oap.addresses.len()), (Export::SkyWalking, 2));
-    assert_eq!(whole.propagate, Propagate { sw8: true, w3c: true });
-    assert!(examples.next().is_none());
 }
 
 #[test]
@@ -829,34 +567,4 @@ fn each_way_to_sample() {
         ratio: half,
     };
     assert_eq!(file.paths, [path]);
-
-    for (flags, sentence) in [
-        (
-            &["--sampling=constant"][..],
-            "sampling constant needs --sample-rate too",
-        ),
-        (
-            &["--sampling=adaptive", "--sample-rate=0.1"],
-            "--sample-rate has no effect with `sampling adaptive`: leave one of them out",
-        ),
-        (
-            &["--sample-rate=0.1", "--sample-n-per-3-secs=3"],
-            "--sample-n-per-3-secs has no effect with `sampling constant`: leave one of them out",
-        ),
-        (
-            &["--sample-rate=10%"],
-            "\"10%\" in --sample-rate is not a ratio: a number from 0 to 1, such as 0.1",
-        ),
-        (
-            &["--keep-slower-than=500"],
-            "\"500\" in --keep-slower-than is not a time with its unit, such as 500ms or 2s",
-        ),
-        (
-            &["--sample-paths=/a*b=1"],
-            "\"/a*b=1\" in --sample-paths is not a path of at most 63 bytes and a ratio, such as /health=0 or \
-             /static/*=0.01",
-        ),
-    ] {
-        assert_eq!(complaint(sampling(flags)), sentence);
-    }
 }

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use super::{
-    Address, Color, ConfigError, Export, Kubernetes, LogLevel, Propagate, Routes, Secret, key::Given,
+    Address, Color, ConfigError, Export, Kubernetes, LogLevel, Propagate, Routes, Secret,
+    key::{Given, Origin},
 };
 
 pub(super) fn refuse(given: &Given, allowed: impl Into<String>) -> ConfigError {
@@ -115,10 +116,11 @@ where
     T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
 {
     if given.text.contains(',') {
-        return Err(refuse(
-            given,
-            format!("{what}: repeat the setting for each of them"),
-        ));
+        let several = match given.origin {
+            Origin::File { .. } => "give a list of them, such as [8080, 8081]",
+            Origin::Flag(_) | Origin::Environment(_) => "repeat the setting for each of them",
+        };
+        return Err(refuse(given, format!("{what}: {several}")));
     }
     number(given, what, least, most)
 }

@@ -1,13 +1,15 @@
 //! `skyprobe status`: asks the probe that runs, and shows what it says.
 
 use std::{
+    error::Error as _,
     io::{self, IsTerminal as _, Read as _, Write},
+    mem,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, Question, Status, process, table};
@@ -15,7 +17,10 @@ use super::{FORMAT, Question, Status, process, table};
 /// How long a probe may take to answer that is busy.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// From one look to the next.
-const EACH: Duration = Duration::from_secs(1);
+const EACH: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 /// Longer than any answer: a gigabyte of it is none.
 const ANSWER_MAX: u64 = 1 << 30;
 
@@ -43,8 +48,8 @@ pub enum AskError {
     Output(#[from] io::Error),
 }
 
-/// Shows the status of the probe at `socket`: once, or each second until nobody reads it or no probe answers. Of a
-/// process that is asked about, that alone.
+/// Shows the status of the probe at `socket`: once, or each second until nobody reads it. A probe that is watched may end
+/// and come again, as in an upgrade. Of a process that is asked about, that alone is shown.
 pub fn show(
     socket: &Path,
     question: Question,
@@ -54,8 +59,23 @@ pub fn show(
 ) -> Result<(), AskError> {
     let is_terminal = io::stdout().is_terminal();
     let mut before: Option<Status> = None;
+    let mut is_missed = false;
+    let mut was_there = false;
     loop {
-        let status = ask(socket, question)?;
+        let status = match ask(socket, question) {
+            Err(error @ (AskError::Nobody(_) | AskError::Silent { .. })) if watch && was_there => {
+                before = None;
+                if !mem::replace(&mut is_missed, true) {
+                    miss(&error, is_terminal && !json, out)?;
+                }
+                if is_left() {
+                    return Ok(());
+                }
+                continue;
+            }
+            asked => asked?,
+        };
+        (was_there, is_missed) = (true, false);
         let text = match question.pid {
             Some(pid) => answer(&status, pid, json)?,
             None if json => as_json(&status)?,
@@ -76,7 +96,36 @@ pub fn show(
         }
         out.flush()?;
         before = Some(status);
-        thread::sleep(EACH);
+        if is_left() {
+            return Ok(());
+        }
+    }
+}
+
+/// Says that the probe is gone: on the page, else beside what is read by others.
+fn miss(error: &AskError, on_page: bool, out: &mut dyn Write) -> io::Result<()> {
+    let text = match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let text = format!("{text} (waiting for the next)\n");
+    if on_page {
+        redraw(&text, out)?;
+        return out.flush();
+    }
+    io::stderr().write_all(text.as_bytes())
+}
+
+/// Waits for the next look, and says whether who read it has gone in the meantime: with no probe there is nothing to
+/// write, by which that would be noticed.
+fn is_left() -> bool {
+    let stdout = io::stdout();
+    // Only what is always told: that the other end is gone.
+    let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+    match poll(&mut watched, Some(&EACH)) {
+        Ok(ended) => ended > 0,
+        // A signal that is no end; the next look is a little early.
+        Err(_) => false,
     }
 }
 
