@@ -12,7 +12,9 @@ mod entry;
 mod exit;
 mod go_error;
 mod held;
+mod loss;
 mod names;
+mod parts;
 mod rpc;
 pub mod segment;
 pub mod span;
@@ -22,19 +24,21 @@ use std::{collections::HashMap, sync::Arc};
 use foldhash::fast::RandomState;
 use probe_common::{
     event::go::net_http::{CALL_KEEP_PATH, ParentFound, REQUEST_KEEP_PATH, REQUEST_OPERATION_SENT},
-    hex, operation,
+    operation,
 };
 
 use self::{
-    context::lossy,
     held::{Held, HeldRequest, Sent},
     names::Names,
+    parts::{as_root, hex, request_segment_id, segment, stand_in, within_process},
     segment::{Identity, Segment},
-    span::{Reference, ReferenceKind, Span, SpanKind},
 };
 use crate::event::{Call, Event, Request};
 
-pub use self::context::{Sw8, Sw8X};
+pub use self::{
+    context::{Sw8, Sw8X},
+    loss::TraceLoss,
+};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// How long a finished request waits for calls that it began and that have not ended.
@@ -79,63 +83,6 @@ pub trait TypeNames {
 impl TypeNames for () {
     fn type_name(&self, _tgid: u32, _address: u64) -> Option<String> {
         None
-    }
-}
-
-/// What did not go as it should, and what that means for its spans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TraceLoss {
-    /// The record of a process that is not traced, or no longer. A span is lost.
-    TargetUnknown,
-    /// A request's segment was sent without a call that was announced: its record was lost or is late. Counts calls.
-    CallMissing,
-    /// A call came after its request's segment had been sent. It is a segment of its own.
-    CallLate,
-    /// A request's end was not seen in time. Its calls are reported without it. Counts calls.
-    RequestMissing,
-    /// Too many spans waited for the rest of their segment; the oldest were sent as they were. Counts segments.
-    HeldFull,
-    /// The service has too many distinct operation names. The span has a name that stands for many.
-    NameOverflow,
-    /// The kernel side continued an `sw8` that cannot be read here. The span starts a new trace.
-    Sw8Unreadable,
-}
-
-impl TraceLoss {
-    /// All of them, in the order they are shown.
-    pub const ALL: [Self; 7] = [
-        Self::TargetUnknown,
-        Self::CallMissing,
-        Self::CallLate,
-        Self::RequestMissing,
-        Self::HeldFull,
-        Self::NameOverflow,
-        Self::Sw8Unreadable,
-    ];
-
-    /// The name under which it is reported.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TargetUnknown => "target_unknown",
-            Self::CallMissing => "call_missing",
-            Self::CallLate => "call_late",
-            Self::RequestMissing => "request_missing",
-            Self::HeldFull => "held_full",
-            Self::NameOverflow => "name_overflow",
-            Self::Sw8Unreadable => "sw8_unreadable",
-        }
-    }
-
-    /// Whether a span is missing because of it; otherwise it is only reported differently.
-    pub const fn loses_span(self) -> bool {
-        match self {
-            Self::TargetUnknown | Self::CallMissing => true,
-            Self::CallLate
-            | Self::RequestMissing
-            | Self::HeldFull
-            | Self::NameOverflow
-            | Self::Sw8Unreadable => false,
-        }
     }
 }
 
@@ -542,85 +489,6 @@ impl Tracer {
             self.give_up(id, now_ns, out);
         }
     }
-}
-
-// === Parts of segments ===
-
-fn segment(segment_id: String, identity: Arc<Identity>, request: HeldRequest, calls: Vec<Span>) -> Segment {
-    let mut spans = calls;
-    for call in &mut spans {
-        call.skip_analysis = request.span.skip_analysis;
-    }
-    spans.insert(0, request.span);
-    spans.sort_by_key(|span| span.id);
-    Segment {
-        trace_id: request.trace_id,
-        segment_id,
-        identity,
-        spans,
-    }
-}
-
-fn as_root(span: Span) -> Span {
-    Span {
-        id: 0,
-        parent_id: -1,
-        ..span
-    }
-}
-
-/// A reference to the first span of another segment of the same process.
-fn within_process(trace_id: &str, parent_segment_id: String, identity: &Identity) -> Reference {
-    Reference {
-        kind: ReferenceKind::CrossThread,
-        trace_id: trace_id.to_owned(),
-        parent_segment_id,
-        parent_span_id: 0,
-        parent_service: identity.service.clone(),
-        parent_instance: identity.instance.clone(),
-        parent_endpoint: String::new(),
-        network_address: String::new(),
-    }
-}
-
-/// Stands for a request whose end was not seen: a segment needs a first span, and its calls their parent.
-fn stand_in(calls: &[Span]) -> Span {
-    Span {
-        id: 0,
-        parent_id: -1,
-        start_ns: calls.iter().map(|call| call.start_ns).min().unwrap_or_default(),
-        end_ns: calls.iter().map(|call| call.end_ns).max().unwrap_or_default(),
-        kind: SpanKind::Local,
-        component: span::Component::GoHttpServer,
-        operation: "request without an end".into(),
-        peer: String::new(),
-        is_error: false,
-        references: Vec::new(),
-        tags: Vec::new(),
-        logs: Vec::new(),
-        skip_analysis: false,
-    }
-}
-
-/// The id under which a request is reported whose segment's id is taken.
-fn request_segment_id(id: &SegmentId) -> String {
-    format!("{}.0", hex(id))
-}
-
-/// An id as lower-case digits.
-fn hex(id: &[u8; 16]) -> String {
-    let mut digits = [0; 32];
-    hex::encode(id, &mut digits, 0);
-    lossy(&digits).into_owned()
-}
-
-/// The `url` tag: without the query, which may hold secrets.
-fn url(scheme: &[u8], host: &[u8], path: &[u8]) -> String {
-    let mut url = String::with_capacity(scheme.len() + host.len() + path.len() + 3);
-    for part in [scheme, b"://", host, path] {
-        url.push_str(&lossy(part));
-    }
-    url
 }
 
 #[cfg(test)]

@@ -13,11 +13,10 @@ use probe_common::event::{
 use super::{
     Clock,
     context::{Sw8, Sw8X, lossy},
-    hex,
     names::METHODS,
+    parts::{hex, url},
     rpc,
     span::{Component, Reference, ReferenceKind, Span, SpanKind, SpanLog, Tag},
-    url,
 };
 use crate::event::Request;
 

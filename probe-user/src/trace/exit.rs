@@ -11,9 +11,10 @@ use super::{
     Clock, TypeNames,
     context::lossy,
     entry::{method, status_code},
-    go_error, rpc,
+    go_error,
+    parts::url,
+    rpc,
     span::{Component, Span, SpanKind, SpanLog, Tag},
-    url,
 };
 use crate::event::Call;
 

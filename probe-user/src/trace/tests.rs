@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use serde::Deserialize;
 
-use super::*;
+use super::{span::SpanKind, *};
 use crate::{
     event::{
         decode,
