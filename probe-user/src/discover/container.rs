@@ -13,6 +13,8 @@ const SCOPE: &str = ".scope";
 const SERVICE: &str = ".service";
 /// systemd's own slices: what it nests in them are units.
 const SLICE: &str = ".slice";
+/// The group that Podman puts a container into, directly below the unit that runs it and nothing else: that of a quadlet.
+const PAYLOAD: &str = "libpod-payload-";
 
 /// Where a process runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub struct Place {
     /// The uid of the pod, with dashes, as Kubernetes writes it. Of pods that were read from a file by the kubelet
     /// (static ones), it is what the kubelet made up, without dashes.
     pub pod_uid: Option<String>,
-    /// The unit of a service outside containers, such as `gateway.service`.
+    /// The unit of a service, such as `gateway.service`: outside containers, or one that a single container is.
     pub unit: Option<String>,
 }
 
@@ -36,9 +38,9 @@ impl Place {
     /// From `/proc/PID/cgroup`: a line for each hierarchy. On a machine with both versions the container may stand in
     /// one of the first only.
     pub fn parse(text: &str) -> Self {
-        let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+        let paths = || text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
         let mut found = Self::default();
-        for path in paths {
+        for path in paths() {
             let place = Self::of_path(path);
             found.container = found.container.or(place.container);
             found.pod_uid = found.pod_uid.or(place.pod_uid);
@@ -46,7 +48,7 @@ impl Place {
         }
         if found.container.is_some() || found.pod_uid.is_some() {
             // What runs containers is a unit as well, and theirs may lie below it.
-            found.unit = None;
+            found.unit = paths().find_map(unit_of_container);
         }
         found
     }
@@ -73,13 +75,17 @@ fn container_id(part: &str) -> Option<&str> {
 }
 
 /// The uid in `kubepods-burstable-pod0f1e_..._.slice` (systemd's driver, `_` for `-`) and `pod0f1e-...` (cgroupfs).
+/// A slice's name begins with those of the slices around it, so one of a kubelet with a root of its own (kind) is
+/// `kubelet-kubepods-...`.
 fn pod_uid(part: &str) -> Option<String> {
+    // containerd without systemd's driver on a machine where the kubelet has it: `SLICE:cri-containerd:ID`.
+    let part = part.split(':').next()?;
     let uid = match part.strip_suffix(SLICE) {
-        Some(slice) => slice
-            .strip_prefix("kubepods")?
-            .rsplit_once("-pod")?
-            .1
-            .replace('_', "-"),
+        Some(slice) => {
+            let (above, uid) = slice.rsplit_once("-pod")?;
+            let is_pods = above.split('-').any(|name| name == "kubepods");
+            is_pods.then(|| uid.replace('_', "-"))?
+        }
         None => part.strip_prefix("pod")?.to_owned(),
     };
     let digits = uid.bytes().filter(|byte| *byte != b'-').count();
@@ -100,6 +106,14 @@ fn unit<'a>(parts: impl Iterator<Item = &'a str>) -> Option<String> {
         }
     }
     unit
+}
+
+/// The unit whose only work is one container.
+fn unit_of_container(path: &str) -> Option<String> {
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    parts.find(|part| part.ends_with(SERVICE))?;
+    let is_own = parts.next()?.starts_with(PAYLOAD);
+    is_own.then(|| unit(path.split('/'))).flatten()
 }
 
 /// systemd writes `\x2d` for a dash that is none of its own.
@@ -164,19 +178,16 @@ mod tests {
             format!(
                 "1:name=systemd:/system.slice/containerd.service/kubepods-burstable-pod{systemd_uid}.slice:cri-containerd:{ID}"
             ),
-            // kind: a node is a container itself.
+            // kind: a node is a container itself, and its kubelet has a root of its own.
             format!(
-                "0::/system.slice/docker-{}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubepods-besteffort-pod{systemd_uid}.slice/cri-containerd-{ID}.scope",
+                "0::/system.slice/docker-{}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{systemd_uid}.slice/cri-containerd-{ID}.scope",
                 "a".repeat(64)
             ),
+            format!(
+                "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{systemd_uid}.slice/cri-containerd-{ID}.scope"
+            ),
         ] {
-            let found = Place::parse(&path);
-            assert_eq!(found.container.as_deref(), Some(ID), "{path}");
-            // containerd without systemd's driver on a systemd machine keeps the pod in the same part.
-            if !path.contains(":cri-containerd:") {
-                assert_eq!(found.pod_uid.as_deref(), Some(UID), "{path}");
-            }
-            assert_eq!(found.unit, None, "{path}");
+            assert_eq!(Place::parse(&path), place(Some(ID), Some(UID), None), "{path}");
         }
     }
 
@@ -187,6 +198,30 @@ mod tests {
             format!("0::/docker/{ID}"),
             format!("0::/machine.slice/libpod-{ID}.scope/container"),
             format!("0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"),
+        ] {
+            assert_eq!(Place::parse(&path), place(Some(ID), None, None), "{path}");
+        }
+    }
+
+    #[test]
+    fn units_that_are_a_container() {
+        for path in [
+            format!("0::/system.slice/web.service/libpod-payload-{ID}"),
+            format!("0::/system.slice/web.service/libpod-payload-{ID}/init.scope"),
+            format!(
+                "9:pids:/system.slice/web.service\n1:name=systemd:/system.slice/web.service/libpod-payload-{ID}"
+            ),
+        ] {
+            let found = Place::parse(&path);
+            assert_eq!(found, place(Some(ID), None, Some("web.service")), "{path}");
+        }
+        // What lies deeper is the work of whoever runs containers, and a user's units are their own.
+        for path in [
+            format!("0::/system.slice/engine.service/group/libpod-payload-{ID}"),
+            format!("0::/system.slice/engine.service/group/web.service/libpod-payload-{ID}"),
+            format!(
+                "0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service/libpod-payload-{ID}"
+            ),
         ] {
             assert_eq!(Place::parse(&path), place(Some(ID), None, None), "{path}");
         }
@@ -227,6 +262,10 @@ mod tests {
             format!("0::/{}", ID.replace('3', "g")),
             "0::/podman".to_owned(),
             format!("0::/pods/pod{}", &UID[1..]),
+            format!(
+                "0::/mykubepods.slice/mykubepods-pod{}.slice",
+                UID.replace('-', "_")
+            ),
         ] {
             assert_eq!(Place::parse(&path), Place::default(), "{path}");
         }
