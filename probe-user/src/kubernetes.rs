@@ -1,35 +1,34 @@
 //! Kubernetes' API: watches the pods of this node, and asks whom they belong to.
 
+mod object;
 mod owner;
 
 use std::{collections::HashSet, path::PathBuf, pin::pin};
 
 use kube::{
     Api, Client,
-    api::{ApiResource, Object},
+    api::ApiResource,
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event},
     },
 };
-use serde::Deserialize;
 use tokio_stream::StreamExt as _;
 use tracing::{info, warn};
 
-use self::owner::Owners;
+use self::{
+    object::{PodObject, pod, uid},
+    owner::Owners,
+};
 use crate::{
     config::{self, Config},
-    discover::pod::{Container, Knowledge, Pod, Pods},
+    discover::pod::{Knowledge, Pods},
     telemetry::Repeats,
 };
 
 /// Where the kubelet puts what a pod needs to talk to the API.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-/// The uid by which the kubelet calls a pod that it read from a file, which is the one that its groups have.
-const STATIC_UID: &str = "kubernetes.io/config.hash";
-/// Annotations that only Kubernetes' own programs read, and that may be as large as the pod itself.
-const OMITTED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Why the API cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -47,40 +46,6 @@ pub enum KubernetesError {
     },
     #[error("make a client for Kubernetes' API")]
     Client(#[source] kube::Error),
-}
-
-/// What is read of a pod. The rest is thrown away as it comes.
-type PodObject = Object<PodSpec, PodStatus>;
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PodSpec {
-    node_name: Option<String>,
-    #[serde(default)]
-    containers: Vec<ContainerSpec>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct ContainerSpec {
-    name: String,
-    #[serde(default)]
-    image: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PodStatus {
-    #[serde(default)]
-    container_statuses: Vec<ContainerStatus>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ContainerStatus {
-    name: String,
-    /// `containerd://ID`
-    #[serde(rename = "containerID")]
-    container_id: Option<String>,
 }
 
 /// The API, ready to be watched.
@@ -182,43 +147,5 @@ impl Kubernetes {
                 changed();
             }
         }
-    }
-}
-
-fn uid(object: &PodObject) -> String {
-    let annotations = object.metadata.annotations.as_ref();
-    let of_file = annotations.and_then(|annotations| annotations.get(STATIC_UID));
-    of_file
-        .or(object.metadata.uid.as_ref())
-        .cloned()
-        .unwrap_or_default()
-}
-
-async fn pod(object: PodObject, owners: &mut Owners) -> Pod {
-    let uid = uid(&object);
-    let metadata = object.metadata;
-    let statuses = object.status.unwrap_or_default().container_statuses;
-    let id_of = |name: &str| {
-        let status = statuses.iter().find(|status| status.name == name)?;
-        let (_runtime, id) = status.container_id.as_deref()?.split_once("://")?;
-        Some(id.to_owned())
-    };
-    let containers = object.spec.containers.into_iter().map(|container| Container {
-        id: id_of(&container.name),
-        name: container.name,
-        image: container.image,
-    });
-    let containers = containers.collect();
-    let mut annotations = metadata.annotations.clone().unwrap_or_default();
-    annotations.remove(OMITTED);
-    Pod {
-        uid,
-        workload: owners.workload(&metadata).await,
-        name: metadata.name.unwrap_or_default(),
-        namespace: metadata.namespace.unwrap_or_default(),
-        node: object.spec.node_name.unwrap_or_default(),
-        labels: metadata.labels.unwrap_or_default(),
-        annotations,
-        containers,
     }
 }

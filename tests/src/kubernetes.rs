@@ -176,13 +176,12 @@ impl Cluster {
     }
 
     /// A node that is up.
-    pub fn node(&self, name: &str) -> Result<()> {
+    pub fn node(&self, name: &str) -> Result<Value> {
         self.apply(&json!({
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": { "name": name, "labels": { "kubernetes.io/os": "linux" } },
-        }))?;
-        Ok(())
+        }))
     }
 
     /// A replica set of a deployment, for the deployment's pods.

@@ -145,7 +145,7 @@ fn who_is_quicker_than_the_news_of_its_pod_waits_for_them() {
     let cluster = Cluster::start().unwrap();
     let shop = shop("late");
     cluster.namespace("late").unwrap();
-    cluster.node(NODE).unwrap();
+    let node = cluster.node(NODE).unwrap();
     let probe = shop.probe(&cluster.kubeconfig(), &[]).unwrap();
     // The server makes uids. What the kubelet calls a pod from a file is what its annotation says.
     let (uid, id) = ("0123456789abcdef0123456789abcdef", container_id("late"));
@@ -157,7 +157,11 @@ fn who_is_quicker_than_the_news_of_its_pod_waits_for_them() {
             namespace: "late",
             name: "late",
             node: NODE,
-            annotations: &[("kubernetes.io/config.hash", uid)],
+            owner: Some(&node),
+            annotations: &[
+                ("kubernetes.io/config.hash", uid),
+                ("kubernetes.io/config.mirror", uid),
+            ],
             containers: &[("app", "shop:1", &format!("containerd://{id}"))],
             ..Pod::default()
         })

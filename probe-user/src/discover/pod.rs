@@ -19,6 +19,8 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     /// What it belongs to; nothing for a pod that somebody made by hand.
     pub workload: Option<Workload>,
+    /// Of all kinds: those that serve, those that prepare it or stand by them (native sidecars), and those that somebody
+    /// debugs with.
     pub containers: Vec<Container>,
 }
 
@@ -45,7 +47,7 @@ impl Pod {
             .find(|container| container.id.as_deref() == Some(id))
     }
 
-    /// The only container there is, or the one with this id.
+    /// The container with this id, or the only one there is: its id is told after it has started, also anew.
     pub fn container_of(&self, place: &Place) -> Option<&Container> {
         match &self.containers[..] {
             [only] => Some(only),

@@ -15,6 +15,8 @@ use crate::discover::pod::Workload;
 /// The label with the end of a ReplicaSet's name, which its Deployment put there.
 const HASH_LABEL: &str = "pod-template-hash";
 
+const NODE: &str = "Node";
+
 /// As many answers as are kept. Pods come and go with their owners; when there are more, all are asked for again.
 const KEPT: usize = 4_096;
 
@@ -78,9 +80,18 @@ impl Owners {
     }
 }
 
+/// A static pod's image says that it belongs to its node, which runs many, and is no workload.
 fn controller(object: &ObjectMeta) -> Option<&OwnerReference> {
+    controllers(object).find(|owner| owner.kind != NODE)
+}
+
+pub(super) fn is_of_node(object: &ObjectMeta) -> bool {
+    controllers(object).any(|owner| owner.kind == NODE)
+}
+
+fn controllers(object: &ObjectMeta) -> impl Iterator<Item = &OwnerReference> {
     let owners = object.owner_references.as_deref().unwrap_or_default();
-    owners.iter().find(|owner| owner.controller == Some(true))
+    owners.iter().filter(|owner| owner.controller == Some(true))
 }
 
 fn workload(owner: &OwnerReference) -> Workload {
