@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -89,6 +90,7 @@ pub enum AppError {
 /// Traces until a signal comes, until no target is left and none can come, or until nobody reads what comes out.
 pub async fn run(config: Config) -> Result<(), AppError> {
     let begin_ns = clock::now_boot_ns();
+    open_files_to_the_limit();
     info!(version = VERSION, build = BUILD, "skyprobe starts");
     let config = Arc::new(config);
     let mut signals = Signals::new()?;
@@ -325,6 +327,18 @@ impl Stages {
         }
         Ok(attached)
     }
+}
+
+/// Each hook is an open file, and so is each connection of who asks; the limit that is usual is for programs that
+/// `select`, and what may be raised may be raised by anybody.
+fn open_files_to_the_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // Not where system calls are filtered: who does that sets the limit, too.
+    let _as_it_was = setrlimit(Resource::Nofile, raised);
 }
 
 /// It goes on with the rights that it has where that is not allowed.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use probe_user::kernel::feature::Cgroup as Cgroup2;
 
-/// A group of the hierarchy of version 2, and those above it that were made for it; all are gone with it.
+/// A group, and those above it that were made for it; all are gone with it.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -19,9 +19,29 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// `path` begins below the hierarchy's root.
+    /// Of version 2; `path` begins below the hierarchy's root.
     pub fn new(path: &str) -> Result<Self> {
+        Self::below(&root()?, path)
+    }
+
+    /// One that can say how many tasks may be in it, of either version.
+    pub fn with_task_limit(path: &str) -> Result<Self> {
+        let old = Path::new("/sys/fs/cgroup/pids");
+        if old.join("cgroup.procs").exists() {
+            return Self::below(old, path);
+        }
         let root = root()?;
+        fs::write(root.join("cgroup.subtree_control"), "+pids").context("count tasks by group")?;
+        Self::below(&root, path)
+    }
+
+    /// From here on there may be as many tasks in it as there are, and no more.
+    pub fn no_more_tasks(&self) -> Result<()> {
+        let there = fs::read_to_string(self.path.join("pids.current"))?;
+        fs::write(self.path.join("pids.max"), there).context("limit the tasks of a group")
+    }
+
+    fn below(root: &Path, path: &str) -> Result<Self> {
         let mut group = Self {
             path: root.join(path),
             made: Vec::new(),

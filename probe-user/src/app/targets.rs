@@ -138,7 +138,8 @@ impl Attached {
         // Mostly waiting, so all wait at once.
         thread::scope(|scope| {
             for binary in self.binaries {
-                scope.spawn(move || drop(binary));
+                // Where there can be no further thread, it has gone with what was to drop it.
+                let _ = thread::Builder::new().spawn_scoped(scope, move || drop(binary));
             }
         });
     }

@@ -20,6 +20,7 @@ use crate::instrument::Site;
 pub struct Links {
     links: Vec<OwnedFd>,
     sites: usize,
+    uprobes: Uprobes,
 }
 
 impl Links {
@@ -37,10 +38,14 @@ impl Links {
 impl Drop for Links {
     fn drop(&mut self) {
         // The kernel waits for running programs at each, some 80 ms. The waits overlap when they are asked for at
-        // once, except for those of perf's events.
+        // once, except for those of perf's events, of which there are the more.
+        if self.uprobes == Uprobes::OneByOne {
+            return self.links.clear();
+        }
         thread::scope(|scope| {
             for link in self.links.drain(..) {
-                scope.spawn(move || drop(link));
+                // Where there can be no further thread, the link has gone with what was to drop it.
+                let _ = thread::Builder::new().spawn_scoped(scope, move || drop(link));
             }
         });
     }
@@ -100,6 +105,7 @@ pub(super) fn attach(
     let links = Links {
         links,
         sites: sites.len() - refused.len(),
+        uprobes: object.uprobes(),
     };
     (links, refused)
 }

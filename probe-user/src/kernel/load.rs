@@ -89,16 +89,20 @@ pub(super) fn ahead(object: &mut Object, names: &[&str]) {
     // Taken from the end, so that the first named is begun first.
     wanted.sort_by_key(|(place, ..)| std::cmp::Reverse(*place));
     let workers = thread::available_parallelism().map_or(1, usize::from);
+    let others = workers.min(wanted.len()).saturating_sub(1);
     let wanted = Mutex::new(wanted);
     let next = || wanted.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((_, name, program)) = next() {
-                    let _asked_again = verify(&name, program);
-                }
-            });
+    let work = || {
+        while let Some((_, name, program)) = next() {
+            let _asked_again = verify(&name, program);
         }
+    };
+    thread::scope(|scope| {
+        for _ in 0..others {
+            // One less does the same.
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
     });
 }
 

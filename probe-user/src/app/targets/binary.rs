@@ -2,7 +2,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs, mem,
+    error::Error,
+    fs, io, iter, mem,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -71,6 +72,8 @@ pub(super) struct Binary {
 pub(super) struct Refused {
     pub(super) text: String,
     pub(super) is_not_go: bool,
+    /// It is not the program's fault, and the next process that runs it may have more luck.
+    pub(super) may_pass: bool,
 }
 
 impl Refused {
@@ -78,8 +81,17 @@ impl Refused {
         Self {
             text,
             is_not_go: false,
+            may_pass: false,
         }
     }
+}
+
+/// Whether the machine, or the probe's part of it, was short of something.
+fn is_short(error: &(dyn Error + 'static)) -> bool {
+    let error = iter::successors(Some(error), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
+    let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
+    error.into_iter().any(|number| short.contains(&number))
 }
 
 /// Why there is no binary for a process.
@@ -112,7 +124,14 @@ struct Detaching {
     /// Files whose processes may still have some of the hooks.
     files: Vec<FileId>,
     offsets: Vec<u64>,
-    thread: JoinHandle<()>,
+    /// Nothing where there could be no further thread: then it is done.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Detaching {
+    fn is_done(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
 }
 
 /// The binaries of all targets.
@@ -156,7 +175,7 @@ impl Binaries {
         kernel: &mut Kernel,
         process: &Process,
     ) -> Result<Arc<Binary>, Unattached> {
-        self.detaching.retain(|detaching| !detaching.thread.is_finished());
+        self.detaching.retain(|detaching| !detaching.is_done());
         if let Some(binary) = self.attached_to(process) {
             return binary;
         }
@@ -288,7 +307,7 @@ impl Binaries {
 
     fn refuse(&mut self, content: Content, process: &Process, refused: Arc<Refused>) -> Arc<Refused> {
         // The reason may be that the process has ended.
-        if process.is_current() {
+        if process.is_current() && !refused.may_pass {
             if self.refused.len() >= REFUSED_MAX {
                 self.refused.clear();
             }
@@ -346,7 +365,7 @@ impl Binaries {
         let detaching = Detaching {
             files: binary.files(),
             offsets: binary.offsets.clone(),
-            thread: thread::spawn(move || drop(binary)),
+            thread: thread::Builder::new().spawn(move || drop(binary)).ok(),
         };
         self.detaching.push(detaching);
     }
@@ -385,7 +404,7 @@ impl Whose {
     }
 }
 
-fn content(process: &Process) -> std::io::Result<Content> {
+fn content(process: &Process) -> io::Result<Content> {
     let metadata = fs::metadata(process.exe_path())?;
     let ns = |seconds, ns| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
     Ok(Content {
@@ -409,10 +428,13 @@ struct Readable {
 
 fn read(process: &Process) -> Result<Readable, Refused> {
     // Before it is read: what is read then stays.
-    let hold =
-        Hold::new(&process.exe_path()).map_err(|error| Refused::new(format!("open its program: {error}")))?;
+    let hold = Hold::new(&process.exe_path()).map_err(|error| Refused {
+        may_pass: is_short(&error),
+        ..Refused::new(format!("open its program: {error}"))
+    })?;
     let path = hold.path();
     let refused = |error: BinaryError| Refused {
+        may_pass: is_short(&error),
         is_not_go: matches!(error, BinaryError::NotGo { .. }),
         // The name is ours, and the next one that runs the program is refused in the same words.
         text: crate::chain(&error).replace(&*path.to_string_lossy(), &process.exe.to_string_lossy()),
@@ -458,12 +480,17 @@ fn attach(kernel: &mut Kernel, process: &Process, read: Readable, whose: Whose) 
         let error = crate::chain(error);
         warn!(%exe, %error, "Program not attached");
     }
-    if links.is_empty() {
-        let first = failed
-            .first()
-            .map(|error| crate::chain(error))
-            .unwrap_or_default();
-        return Err(Refused::new(format!("no hook could be attached: {first}")));
+    let short = failed.iter().find(|error| is_short(*error));
+    if links.is_empty() || short.is_some() {
+        let first = short.or(failed.first()).map(|error| crate::chain(error));
+        return Err(Refused {
+            // What has half its hooks since the others found no room would tell half of its requests.
+            may_pass: short.is_some(),
+            ..Refused::new(format!(
+                "no hook could be attached: {}",
+                first.unwrap_or_default()
+            ))
+        });
     }
     debug!(%exe, go = %program.go_version_text, count = links.len(), ?whose, "Binary attached");
     let offsets = plan.sites.iter().map(|site| site.file_offset);
