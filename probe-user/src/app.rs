@@ -1,7 +1,7 @@
 //! Wires the stages, owns their threads and tasks, and drains them in order when the probe is told to stop.
 //!
 //! ```text
-//! reader thread    ring ─▶ event::decode ─▶ Tracer ─▶ queue ─▶ exporter (task)
+//! reader thread    ring ─▶ event::decode ─▶ Tracer ─▶ queue ─▶ exporter (task; text and json: output thread)
 //!                    │ processes that come and go
 //!                    ▼
 //! targets thread   select ─▶ plan ─▶ attach ─▶ TARGETS, enrolled sockets
@@ -79,6 +79,8 @@ pub enum AppError {
     Http { address: SocketAddr, source: io::Error },
     #[error("open a pipe between threads")]
     Pipe(#[source] io::Error),
+    #[error("start the output's runtime")]
+    Runtime(#[source] io::Error),
     #[error("listen for signals")]
     Signals(#[source] io::Error),
     #[error("start the {name} thread")]

@@ -138,6 +138,16 @@ impl SegmentReceiver {
         Some(batch)
     }
 
+    /// Takes nothing any more; what the queue still held is let go, and how much that was is returned.
+    pub fn close(&mut self) -> Tally {
+        self.segments.close();
+        let mut left = Tally::default();
+        while let Ok(segment) = self.segments.try_recv() {
+            left += tally(&segment);
+        }
+        left
+    }
+
     /// Ends when the last sender is gone, whatever still lies in the queue.
     pub fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut closed = self.closed.clone();
@@ -223,6 +233,16 @@ mod tests {
         assert!(early.is_err(), "one sender is left");
         drop(other);
         receiver.closing().await;
+    }
+
+    #[tokio::test]
+    async fn what_the_queue_held_when_it_was_closed_is_told() {
+        let telemetry = Arc::new(Telemetry::default());
+        let (sender, mut receiver) = queue(10, Arc::clone(&telemetry));
+        sender.send(&mut (0..3).map(segment).collect());
+        assert_eq!(receiver.close().segments, 3);
+        sender.send(&mut vec![segment(3)]);
+        assert_eq!(telemetry.account().lost_to(Loss::ExportFailed).segments, 1);
     }
 
     #[tokio::test]

@@ -372,52 +372,6 @@ fn without_a_capability() {
     Said::of(&mut command).refuses(&["CAP_SYS_ADMIN"]);
 }
 
-#[test]
-fn a_full_disk() {
-    needs_probe!();
-    let scene = Scene::start().unwrap();
-    let pid = scene.front.target.pid().to_string();
-    let probe = Probe::spawn(&mut run(&["--pid", &pid, "--output", "/dev/full"])).unwrap();
-    probe.ready().unwrap();
-    scene.ask("sync", 1).unwrap();
-    probe
-        .wait_for_words("No space left", Duration::from_secs(10))
-        .unwrap();
-    assert_eq!(scene.ask("sync", 2).unwrap().status, 200);
-    let ended = probe.stop().unwrap();
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
-}
-
-#[test]
-fn a_reader_that_has_gone() {
-    needs_probe!();
-    // As `skyprobe run … | head -1` does it.
-    let scene = Scene::start().unwrap();
-    let pid = scene.front.target.pid().to_string();
-    let (reader, writer) = std::io::pipe().unwrap();
-    let mut child = run(&["--pid", &pid])
-        .stdin(Stdio::null())
-        .stdout(writer)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    drop(reader);
-    let mut status = None;
-    for id in 1..=1000 {
-        assert_eq!(scene.ask("leaf", id).unwrap().status, 200);
-        status = child.try_wait().unwrap();
-        if status.is_some() {
-            break;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    let ended = status.is_some();
-    let _ = child.kill();
-    let _ = child.wait();
-    assert!(ended, "nobody reads, yet it goes on");
-    assert_ne!(status.unwrap().code(), Some(101), "it panicked");
-}
-
 // === Ends ===
 
 #[test]

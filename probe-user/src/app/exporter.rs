@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::oneshot;
 use tracing::error;
 
-use super::AppError;
+use super::{AppError, give_up, spawn};
 use crate::{
     clock,
     config::{Authentication, Color, Config, Export, Oap},
@@ -23,6 +24,7 @@ use crate::{
         tally_all,
         text::{Text, TextSettings},
     },
+    kernel::rights,
     telemetry::{Loss, Tally, Telemetry},
     trace::{self, segment::Segment},
 };
@@ -31,6 +33,8 @@ use crate::{
 const BATCH_SEGMENTS: usize = 256;
 /// How often the text exporter looks for traces that are due.
 const TICK: Duration = Duration::from_millis(50);
+/// How long the probe waits at its end for the output to be read.
+const FLUSH: Duration = Duration::from_secs(5);
 /// Columns of a line where the terminal does not say.
 const DEFAULT_COLUMNS: usize = 100;
 
@@ -58,12 +62,12 @@ pub(super) fn start(
             };
             let width = columns(is_terminal);
             let sink = TextSink(Text::new(out, TextSettings { colour, width }));
-            Ok((None, Box::pin(feed(sink, segments, telemetry))))
+            Ok((None, apart(sink, segments, telemetry)?))
         }
         Export::Json => {
             let (out, _) = output(config)?;
             let sink = JsonSink(Json::new(out, JsonSettings::default()));
-            Ok((None, Box::pin(feed(sink, segments, telemetry))))
+            Ok((None, apart(sink, segments, telemetry)?))
         }
     }
 }
@@ -188,6 +192,41 @@ impl Sink for TextSink {
     }
 }
 
+/// Feeds the sink on a thread of its own: a write waits for as long as whoever reads it likes, and signals, the watchdog
+/// and who asks how the probe is shall not wait with it.
+fn apart(
+    sink: impl Sink + Send + 'static,
+    segments: SegmentReceiver,
+    telemetry: Arc<Telemetry>,
+) -> Result<Exporting, AppError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(AppError::Runtime)?;
+    let closing = segments.closing();
+    let (done, is_done) = oneshot::channel::<()>();
+    let feeding = Arc::clone(&telemetry);
+    spawn("output", move || {
+        give_up(rights::keep_none);
+        runtime.block_on(feed(sink, segments, feeding));
+        drop(done);
+    })?;
+    Ok(Box::pin(async move {
+        let too_late = async {
+            closing.await;
+            tokio::time::sleep(FLUSH).await;
+        };
+        tokio::select! {
+            // Dropped, whether it came to its end or panicked.
+            _ = is_done => {}
+            () = too_late => {
+                error!("Nobody reads the output: what waits for it is counted and not shown");
+                telemetry.lost(Loss::FlushDeadline, telemetry.account().pending());
+            }
+        }
+    }))
+}
+
 /// Feeds the sink until the queue ends, or nobody reads any more. Once the output fails otherwise the rest is taken
 /// and counted as lost: the traced programs must not feel it.
 async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemetry: Arc<Telemetry>) {
@@ -217,6 +256,7 @@ async fn feed(mut sink: impl Sink + Send, mut segments: SegmentReceiver, telemet
         };
         if matches!(written, Err(OutputError::Closed(_))) {
             account(&telemetry, &sink, taken, written);
+            telemetry.lost(Loss::OutputFailed, segments.close());
             return;
         }
         let is_emptied = taken.segments > 0 && taken.segments < BATCH_SEGMENTS as u64;

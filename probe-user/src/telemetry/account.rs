@@ -41,10 +41,18 @@ impl Account {
 
     /// What is still on its way to the exporter. 0 at the end: then the sum closes.
     pub fn pending_segments(&self) -> u64 {
-        self.produced
-            .segments
-            .saturating_sub(self.exported.segments)
-            .saturating_sub(self.lost_after_production().segments)
+        self.pending().segments
+    }
+
+    /// The same with its spans.
+    pub fn pending(&self) -> Tally {
+        let lost = self.lost_after_production();
+        let left =
+            |produced: u64, exported: u64, lost: u64| produced.saturating_sub(exported).saturating_sub(lost);
+        Tally {
+            segments: left(self.produced.segments, self.exported.segments, lost.segments),
+            spans: left(self.produced.spans, self.exported.spans, lost.spans),
+        }
     }
 }
 
