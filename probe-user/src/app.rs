@@ -55,9 +55,10 @@ use crate::{
     naming,
     requests::Requests,
     status::{Question, Socket},
-    telemetry::{self, Telemetry, counted},
+    telemetry::{self, Telemetry},
     trace::Tracer,
     version::{BUILD, VERSION},
+    words::counted,
 };
 
 /// Why the probe cannot run.

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     app,
-    config::{Config, Export, Kubernetes},
+    config::{Config, Export},
     discover::{
         container::Place,
         go,
@@ -17,9 +17,10 @@ use crate::{
         select::{Meant, SelectError, Selection, Surroundings, Wish},
     },
     export::skywalking::SettingsError,
+    kubernetes,
     naming::{self, Known},
     status::table,
-    telemetry::counted,
+    words::counted,
 };
 
 /// Why `run` would not start with it.
@@ -95,7 +96,7 @@ fn find(selection: &Selection, config: &Config) -> io::Result<Found> {
 }
 
 fn write(config: &Config, selection: &Selection, found: &Found, out: &mut dyn Write) -> io::Result<()> {
-    let file = config.file.as_ref().map(|file| file.display().to_string());
+    let file = config.file.as_ref().map(|file| file.path.display().to_string());
     let rules = counted(config.select.rules.len() as u64, ["rule", "rules"]);
     writeln!(
         out,
@@ -103,11 +104,11 @@ fn write(config: &Config, selection: &Selection, found: &Found, out: &mut dyn Wr
         file.unwrap_or_default(),
         Goal(config)
     )?;
-    if selection.asks_pods() || config.pods.kubernetes == Kubernetes::On {
+    if selection.asks_pods() || kubernetes::is_asked(&config.pods) {
         writeln!(
             out,
-            "Kubernetes is not asked here, so rules about pods are not tried: `skyprobe status --pid N` has the probe \
-             that runs say what it decides"
+            "Kubernetes is not asked here, so rules about pods are not tried, and what a pod's annotation says and what \
+             it is called are not known: `skyprobe status --pid N` has the probe that runs say what it decides"
         )?;
     }
     if !rustix::process::geteuid().is_root() {

@@ -26,6 +26,7 @@ use self::key::Settings;
 
 pub use self::{
     error::{ConfigError, Place},
+    file::Stamp,
     rules::{Condition, Language, Pair, Rule, Verdict},
     sampling::{PathRatio, Ratio, Sampling, SamplingMethod},
     template::{Piece, Placeholder, Template},
@@ -69,7 +70,7 @@ pub struct Config {
     pub naming: Naming,
     pub pods: Pods,
     /// The file it was read from.
-    pub file: Option<PathBuf>,
+    pub file: Option<ConfigFile>,
     pub export: Export,
     /// Where `text` and `json` go; stdout when there is none.
     pub output: Option<PathBuf>,
@@ -159,7 +160,10 @@ impl Config {
             .map(|(key, _)| key)
             .collect();
         let taken = Self {
-            select,
+            select: Select {
+                pids: self.select.pids.clone(),
+                ..select
+            },
             naming,
             pods: Pods {
                 property_labels,
@@ -169,6 +173,13 @@ impl Config {
         };
         (taken, waiting)
     }
+}
+
+/// The configuration file, and which version of it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFile {
+    pub path: PathBuf,
+    pub stamp: Option<Stamp>,
 }
 
 /// Where `skyprobe status` is answered, and asks, unless told otherwise.
@@ -371,8 +382,13 @@ pub fn read(
         flags::Parsed::Other(invocation) => return Ok(invocation),
     };
     let environment = environment::settings(lookup)?;
+    // The stamp before the contents: what changes meanwhile is another version.
+    let file = file.map(|path| ConfigFile {
+        stamp: Stamp::of(&path),
+        path,
+    });
     let contents = match &file {
-        Some(path) => file::read(path)?,
+        Some(file) => file::read(&file.path)?,
         None => file::Contents::default(),
     };
     let mut config = resolve::config(

@@ -4,7 +4,13 @@
 mod metrics;
 mod text;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -16,7 +22,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinSet,
+};
 use tracing::debug;
 
 use self::text::Form;
@@ -29,11 +38,42 @@ use crate::{
 /// Who asks at once; a further one waits.
 const CONNECTIONS_MAX: usize = 16;
 
+/// How long one may last, which is for one answer: who stops reading does not hold a place for good that the kubelet's
+/// probes want.
+const CONNECTION_MAX: Duration = Duration::from_secs(30);
+
+/// Who has not been let in yet.
+const WAITING_MAX: u32 = 128;
+
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Takes the address, so that a wrong one is said before anything is traced.
+///
+/// `[::]` means both families, whatever the machine's default is, and what there is of them where IPv6 is not to be had.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+    if address.ip() != Ipv6Addr::UNSPECIFIED {
+        return TcpListener::bind(address).await;
+    }
+    match listen_to_both(address) {
+        // Left out of the kernel, or switched off by sysctl.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+            ) =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        listening => listening,
+    }
+}
+
+fn listen_to_both(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    socket.set_reuseaddr(true)?;
+    rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    socket.bind(address)?;
+    socket.listen(WAITING_MAX)
 }
 
 /// Answers whoever asks, with what `requests` have been counted and what `status` says then. Never ends; to be dropped
@@ -57,7 +97,7 @@ pub async fn serve<Ask, Answer>(
             // Such as no descriptor left: the next one may have more luck.
             Err(error) => {
                 debug!(%error, "Nobody could be let in who asks");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -69,12 +109,14 @@ pub async fn serve<Ask, Answer>(
                 let (telemetry, requests, status) = (&telemetry, &requests, &status);
                 async move { Ok::<_, Infallible>(respond(&request, telemetry, requests, status).await) }
             });
-            // With a timer, a client that sends no head is let go after half a minute.
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
+                .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = served.await {
-                debug!(%error, "Connection of who asks failed");
+            match tokio::time::timeout(CONNECTION_MAX, served).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "Connection of who asks failed"),
+                Err(_) => debug!("Connection of who asks was closed: the answer was not taken"),
             }
         });
         while connections.try_join_next().is_some() {}
@@ -142,4 +184,22 @@ fn verdict(outcome: Result<String, String>) -> (StatusCode, HeaderValue, String)
         Err(sentence) => (StatusCode::SERVICE_UNAVAILABLE, sentence),
     };
     (status, PLAIN_TEXT, format!("{sentence}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// The kubelet comes by the family that the cluster has.
+    #[tokio::test]
+    async fn no_address_in_particular_means_both_families() {
+        let listener = listen("[::]:0".parse().unwrap()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        if listener.local_addr().unwrap().is_ipv6() {
+            TcpStream::connect(("::1", port)).await.unwrap();
+        }
+    }
 }

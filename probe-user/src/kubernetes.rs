@@ -48,6 +48,20 @@ pub enum KubernetesError {
     Client(#[source] kube::Error),
 }
 
+/// Whether Kubernetes is asked with this configuration.
+pub fn is_asked(pods: &config::Pods) -> bool {
+    match pods.kubernetes {
+        config::Kubernetes::Off => false,
+        config::Kubernetes::On => true,
+        config::Kubernetes::Auto => pods.kubeconfig.is_some() || is_in_pod(),
+    }
+}
+
+/// In one that has an account with the API.
+fn is_in_pod() -> bool {
+    std::path::Path::new(ACCOUNT).exists()
+}
+
 /// The API, ready to be watched.
 pub struct Kubernetes {
     client: Client,
@@ -73,7 +87,7 @@ impl Kubernetes {
                     .await
                     .map_err(failed)?
             }
-            (None, config::Kubernetes::Auto) if !std::path::Path::new(ACCOUNT).exists() => return Ok(None),
+            (None, config::Kubernetes::Auto) if !is_in_pod() => return Ok(None),
             (None, config::Kubernetes::Auto | config::Kubernetes::On) => {
                 kube::Config::incluster().map_err(KubernetesError::Outside)?
             }

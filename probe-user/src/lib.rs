@@ -30,6 +30,7 @@ pub mod status;
 pub mod telemetry;
 pub mod trace;
 pub mod version;
+pub mod words;
 
 /// An error with its causes in one line, for logs and for the user. Of the verifier's log, which the kernel's refusal
 /// of a program carries along, that is the last line: it says what was wrong.

@@ -9,7 +9,6 @@ mod loss;
 mod repeats;
 mod sampled;
 mod vitals;
-mod words;
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -18,7 +17,6 @@ use std::sync::{
 
 use probe_common::loss::LossReason;
 
-use self::words::SPANS;
 pub use self::{
     account::Account,
     link::{Link, LinkState},
@@ -26,7 +24,6 @@ pub use self::{
     repeats::{Repeats, watch},
     sampled::Sampled,
     vitals::{Alive, Stage, Unwell, Vitals},
-    words::{counted, percent},
 };
 
 /// A [`Tally`] many threads add to.

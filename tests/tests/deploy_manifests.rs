@@ -60,6 +60,8 @@ fn the_chart_is_well_formed_and_refuses_values_that_it_does_not_have() {
         "privileged=perhaps",
         "rescources.limits.memory=1Gi",
         "oapSecret.cert=x",
+        // The kubelet would ask in vain.
+        "config.http=127.0.0.1:9465",
     ] {
         let error = lint(&["--set", wrong]).unwrap_err().to_string();
         assert!(

@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use tracing::{debug, error};
 
 use super::targets::Ready;
-use crate::telemetry::{Telemetry, counted};
+use crate::{telemetry::Telemetry, words::counted};
 
 /// All that was there at the start is attached.
 pub(super) fn ready(ready: &Ready) {

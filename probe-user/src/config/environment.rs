@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use super::{
     ConfigError,
     key::{Given, Key, Origin, Settings},
+    value::HIDDEN,
 };
 
 /// The command line of this process.
@@ -31,7 +32,12 @@ pub(super) fn settings(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Sett
             };
             let origin = Origin::Environment(name);
             let text = value.into_string().map_err(|value| ConfigError::Value {
-                text: value.to_string_lossy().into_owned(),
+                // A secret stays one, however it is written.
+                text: if key == Key::Authentication {
+                    HIDDEN.to_owned()
+                } else {
+                    value.to_string_lossy().into_owned()
+                },
                 origin: origin.to_string(),
                 allowed: "UTF-8 text".to_owned(),
             })?;

@@ -63,6 +63,8 @@ pub enum ConfigError {
     UnknownKey { key: String, place: Place, hint: String },
     #[error("{key} in {place} must be a single value or a list of them")]
     Shape { key: String, place: Place },
+    #[error("{key} in {place} takes one value and not a list")]
+    OneValue { key: String, place: Place },
     #[error("{place}: {sentence}")]
     Rule { place: Place, sentence: String },
     #[error("cannot read the configuration file {}: {source}", path.display())]

@@ -1,6 +1,6 @@
 //! The configuration file: YAML, each key named as its flag with `_` for `-`, and the rules, which are no flag.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use marked_yaml::{LoadError, LoaderOptions, Marker, Node, Span, types::MarkedScalarNode};
 
@@ -13,6 +13,28 @@ use super::{
 
 /// A name that differs from a known one by more than this share of its letters is no misspelling of it.
 const SIMILAR: f64 = 0.75;
+
+/// What differs between two versions of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    /// Nothing while it is not there. Links are followed: Kubernetes swaps one to a folder when a ConfigMap changes.
+    pub fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size_bytes: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+        })
+    }
+}
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -65,7 +87,14 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
             let known = Key::ALL.into_iter().map(Key::name).chain([rules::KEY]);
             return Err(file.unknown(name, known));
         };
-        for scalar in file.scalars(name.as_str(), value)? {
+        let scalars = file.scalars(name.as_str(), value)?;
+        if scalars.len() > 1 && !key.takes_several() {
+            return Err(ConfigError::OneValue {
+                key: name.as_str().to_owned(),
+                place: file.place(name.span()),
+            });
+        }
+        for scalar in scalars {
             contents.settings.add(key, file.given(scalar, key.name()));
         }
     }

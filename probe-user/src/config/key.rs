@@ -228,6 +228,20 @@ impl Key {
         }
     }
 
+    /// Whether the file may hold a list of values; the others have one.
+    pub(super) const fn takes_several(self) -> bool {
+        matches!(
+            self,
+            Self::Pid
+                | Self::Exe
+                | Self::Port
+                | Self::PropertyLabels
+                | Self::SamplePaths
+                | Self::Oap
+                | Self::Propagate
+        )
+    }
+
     pub(super) fn flag(self) -> String {
         format!("--{}", self.name().replace('_', "-"))
     }

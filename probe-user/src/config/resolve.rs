@@ -115,14 +115,7 @@ pub(super) fn config(settings: &Settings, rules: Vec<Rule>, no_color: bool) -> R
             if no_color { Color::Never } else { Color::Auto },
         )?,
         oap,
-        propagate: reader.or(
-            Key::Propagate,
-            value::choice,
-            Propagate {
-                sw8: true,
-                w3c: false,
-            },
-        )?,
+        propagate: propagate(&reader)?,
         routes: reader.or(Key::Routes, value::choice, Routes::Pattern)?,
         grpc_messages: reader.or(Key::GrpcMessages, value::choice, true)?,
         sampling: sampling::sampling(&reader, settings)?,
@@ -142,6 +135,22 @@ pub(super) fn config(settings: &Settings, rules: Vec<Rule>, no_color: bool) -> R
         return Err(ConfigError::NothingSelected);
     }
     Ok(config)
+}
+
+/// `sw8,w3c`, which a file may have as a list.
+fn propagate(reader: &Reader<'_>) -> Result<Propagate, ConfigError> {
+    let all = reader.settings.all(Key::Propagate);
+    let Some(first) = all.first() else {
+        return Ok(Propagate {
+            sw8: true,
+            w3c: false,
+        });
+    };
+    let words: Vec<&str> = all.iter().map(|given| given.text.trim()).collect();
+    value::choice(&Given {
+        text: words.join(","),
+        origin: first.origin.clone(),
+    })
 }
 
 /// A token, or the file that it stands in.

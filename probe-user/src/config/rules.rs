@@ -76,11 +76,17 @@ pub(super) const CONDITIONS: [(&str, &str); 9] = [
     ),
     ("pod_label", "pods with this label, `key` or `key=value`"),
     ("annotation", "pods with this annotation, `key` or `key=value`"),
-    ("container", "containers with this name in their pod"),
+    (
+        "container",
+        "containers with this name in their pod, sidecars and ephemeral ones as well",
+    ),
     ("exe", "executables, by their whole path or their base name"),
     ("port", "processes that listen on this TCP port"),
     ("language", "`go`"),
-    ("unit", "services of systemd, `gateway` or `gateway.service`"),
+    (
+        "unit",
+        "services of systemd, `gateway` or `gateway.service`, and containers that are one (Podman's quadlets)",
+    ),
 ];
 
 fn known_conditions() -> impl Iterator<Item = &'static str> {

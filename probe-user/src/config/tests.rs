@@ -338,6 +338,12 @@ fn an_oap_address_makes_skywalking_the_default() {
 }
 
 #[test]
+fn headers_may_be_a_list() {
+    let both = run(&["--all-go"], &[], Some("propagate: [sw8, w3c]")).unwrap();
+    assert_eq!(both.propagate, Propagate { sw8: true, w3c: true });
+}
+
+#[test]
 fn no_color_is_heard_unless_color_is_asked_for() {
     assert_eq!(
         run(&["--all-go"], &[("NO_COLOR", "1")], None).unwrap().color,
@@ -451,6 +457,17 @@ fn what_changes_while_the_probe_runs_is_taken_over_or_named() {
     assert_eq!(taken.select, new.select);
     assert_eq!(taken.pods.property_labels, new.pods.property_labels);
     assert_eq!((&taken.oap, &taken.http), (&old.oap, &old.http));
+    // Processes named by id are those of the start, however often the file is read.
+    let other = of("pid: 7");
+    let mut holds = old.clone();
+    for _ in 0..2 {
+        let (taken, waiting) = holds.take_over(other.clone());
+        assert_eq!(
+            (&taken.select.pids, waiting.contains(&"pid")),
+            (&Vec::new(), true)
+        );
+        holds = taken;
+    }
     let (same, waiting) = old.take_over(old.clone());
     assert_eq!((same, waiting), (old.clone(), Vec::new()));
 }

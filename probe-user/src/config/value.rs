@@ -7,6 +7,9 @@ use super::{
     key::{Given, Origin},
 };
 
+/// What is shown of a secret.
+pub(super) const HIDDEN: &str = "(hidden)";
+
 pub(super) fn refuse(given: &Given, allowed: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         text: given.text.clone(),
@@ -190,7 +193,7 @@ pub(super) fn token(given: &Given) -> Result<Secret, ConfigError> {
     if text.is_empty() || !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
         // The token itself is a secret and stays out of the message.
         return Err(ConfigError::Value {
-            text: "(hidden)".to_owned(),
+            text: HIDDEN.to_owned(),
             origin: given.origin.to_string(),
             allowed: "a token: printable ASCII characters".to_owned(),
         });

@@ -121,7 +121,7 @@ fn probe(text: &mut Text, own: Own, status: &Status) {
         text.metric(
             name,
             Kind::Gauge,
-            "1 while there is a connection to an OAP, else 0.",
+            "1 while there is a connection to an OAP, as far as was seen when something was last sent, else 0.",
         );
         text.line(name, "", u8::from(oap.connected.is_some()));
     }

@@ -77,7 +77,16 @@ pub fn show(
         };
         (was_there, is_missed) = (true, false);
         let text = match question.pid {
-            Some(pid) => answer(&status, pid, json)?,
+            Some(pid) => match answer(&status, pid, json) {
+                // It attaches to something; soon it answers.
+                Err(AskError::Busy) if watch && was_there => {
+                    if is_left() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                answer => answer?,
+            },
             None if json => as_json(&status)?,
             None => table::text(&status, before.as_ref(), is_terminal),
         };

@@ -6,6 +6,7 @@ use super::{
     Asked, Fate, Target,
     table::{place, table},
 };
+use crate::words::printable;
 
 /// The answer; `target` if it is traced.
 pub(super) fn text(asked: &Asked, target: Option<&Target>) -> String {
@@ -18,7 +19,7 @@ pub(super) fn text(asked: &Asked, target: Option<&Target>) -> String {
     } = asked;
     let mut text = String::new();
     let mut line = |what: &str, words: &str| {
-        let _infallible = writeln!(text, "{what:<11} {words}");
+        let _infallible = writeln!(text, "{what:<11} {}", printable(words));
     };
     let exe = exe.as_ref().map(|exe| format!(", {exe}"));
     line("process", &format!("{pid}{}", exe.unwrap_or_default()));
@@ -94,6 +95,17 @@ mod tests {
              traced      no, it is left out\n\
              because     the rule in skyprobe.yaml:3 excludes it\n"
         );
+    }
+
+    #[test]
+    fn a_path_commands_no_terminal() {
+        let asked = Asked {
+            exe: Some("/tmp/\x1b]52;c\ntraced      yes".to_owned()),
+            ..Asked::default()
+        };
+        let text = text(&asked, None);
+        assert!(!text.contains('\x1b'), "{text:?}");
+        assert_eq!(text.lines().count(), 3, "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Configuration, Export, Kubernetes, Status, Target, Tracing};
+use crate::words::printable;
 
 /// Longer words are cut in the middle: both ends of a path or a name tell more than its middle.
 const COLUMN_MAX: usize = 40;
@@ -11,7 +12,7 @@ const COLUMN_MAX: usize = 40;
 pub(super) fn text(status: &Status, before: Option<&Status>, short: bool) -> String {
     let mut text = String::new();
     let mut line = |what: &str, words: &str| {
-        let _infallible = writeln!(text, "{what:<9} {words}");
+        let _infallible = writeln!(text, "{what:<9} {}", printable(words));
     };
     line(
         "skyprobe",
@@ -272,11 +273,8 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]], short
         let mut column = 0;
         row.map(|cell| {
             column += 1;
-            if column == N || !short {
-                cell.to_owned()
-            } else {
-                cut(cell)
-            }
+            let cell = printable(cell);
+            if column == N || !short { cell } else { cut(&cell) }
         })
     };
     let mut all = vec![cells(head)];

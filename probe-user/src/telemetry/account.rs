@@ -4,7 +4,8 @@ use std::fmt;
 
 use probe_common::loss::LossReason;
 
-use super::{Loss, SPANS, Sampled, Tally, TracerLoss, counted};
+use super::{Loss, Sampled, Tally, TracerLoss};
+use crate::words::{SPANS, counted};
 
 /// The counters at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

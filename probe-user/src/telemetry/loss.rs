@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{SPANS, counted};
+use crate::words::{SPANS, counted};
 
 /// Why something did not arrive, in user space. The kernel side has its own list, [`LossReason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

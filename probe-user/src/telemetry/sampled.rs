@@ -4,7 +4,7 @@ use std::{fmt, ops::AddAssign};
 
 use probe_common::sampling::SamplingCounts;
 
-use super::{SPANS, counted, percent};
+use crate::words::{SPANS, counted, percent};
 
 /// What became of requests that were up for sampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

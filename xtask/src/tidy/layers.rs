@@ -10,13 +10,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["version"]),
     ("clock", &[]),
     ("version", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["words"]),
+    ("words", &[]),
     (
         "http",
         &["clock", "requests", "status", "telemetry", "trace", "version"],
     ),
     ("requests", &["trace"]),
-    ("status", &["clock"]),
+    ("status", &["clock", "words"]),
     (
         "check",
         &[
@@ -24,9 +25,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "discover",
             "export",
+            "kubernetes",
             "naming",
             "status",
-            "telemetry",
+            "words",
         ],
     ),
     ("kubernetes", &["config", "discover", "telemetry"]),
@@ -38,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("event", &[]),
     ("protocol", &[]),
     ("trace", &["event", "protocol"]),
-    ("export", &["config", "trace", "telemetry", "version"]),
+    ("export", &["config", "trace", "telemetry", "version", "words"]),
     (
         "doctor",
         &["config", "discover", "instrument", "propagation", "kernel"],

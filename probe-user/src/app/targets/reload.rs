@@ -1,17 +1,16 @@
 //! The configuration file while the probe runs: whether it has changed, and what of it can be taken over.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::path::PathBuf;
 
 use tracing::warn;
 
 use crate::{
     clock,
-    config::{self, Config, Invocation},
+    config::{self, Config, ConfigFile, Invocation, Stamp},
     status::{Configuration, seconds_since},
 };
 
-/// The file, and what was last seen of it. Its path is followed at each look: Kubernetes swaps a link to a folder when a
-/// ConfigMap changes.
+/// The file, and what was last seen of it.
 pub(super) struct Reload {
     path: Option<PathBuf>,
     /// Nothing while it is not there.
@@ -23,20 +22,17 @@ pub(super) struct Reload {
     waiting: Vec<&'static str>,
 }
 
-/// What differs between two versions of a file.
-type Stamp = (u64, u64, u64, i64, i64);
-
 impl Reload {
-    pub(super) fn new(path: Option<PathBuf>) -> Self {
-        let mut reload = Self {
+    /// Of the version that was read at the start, which may be another one by now.
+    pub(super) fn new(file: Option<ConfigFile>) -> Self {
+        let (path, stamp) = file.map(|ConfigFile { path, stamp }| (path, stamp)).unzip();
+        Self {
             path,
-            seen: None,
+            seen: stamp.flatten(),
             read_ns: clock::now_boot_ns(),
             error: None,
             waiting: Vec::new(),
-        };
-        reload.seen = reload.stamp();
-        reload
+        }
     }
 
     /// Whether there is another version than the one that was read last. That it is gone is said, once.
@@ -66,9 +62,16 @@ impl Reload {
                 return None;
             }
         };
+        let (taken, waiting) = old.take_over(new);
+        if taken.select.is_empty() {
+            // Processes named by id are those of the start.
+            self.fail(
+                "what it selects counts from the next start on, and until then nothing would be".to_owned(),
+            );
+            return None;
+        }
         self.read_ns = clock::now_boot_ns();
         self.error = None;
-        let (taken, waiting) = old.take_over(new);
         // Said once, and again when it is something else.
         if self.waiting != waiting && !waiting.is_empty() {
             let keys = waiting.join(", ");
@@ -103,13 +106,6 @@ impl Reload {
     }
 
     fn stamp(&self) -> Option<Stamp> {
-        let file = fs::metadata(self.path.as_ref()?).ok()?;
-        Some((
-            file.dev(),
-            file.ino(),
-            file.size(),
-            file.mtime(),
-            file.mtime_nsec(),
-        ))
+        Stamp::of(self.path.as_ref()?)
     }
 }

@@ -13,7 +13,8 @@ use crate::{
     clock,
     config::{Ratio, Sampling, SamplingMethod},
     kernel::{Kernel, load::LoadError},
-    telemetry::{Sampled, Telemetry, percent},
+    telemetry::{Sampled, Telemetry},
+    words::percent,
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;

@@ -1,5 +1,7 @@
 //! What is wrong gets one sentence: the thing, its place, the way out.
 
+use std::os::unix::ffi::OsStringExt as _;
+
 use super::*;
 
 #[test]
@@ -50,6 +52,13 @@ fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
         sentence.ends_with("/skyprobe.yaml:1 is not a time in seconds: a whole number from 1 to 60"),
         "{sentence}"
     );
+    let sentence = complaint(run(&["--all-go"], &[], Some("tls_ca: [/a, /b]")));
+    assert!(
+        sentence.ends_with("/skyprobe.yaml:1 takes one value and not a list"),
+        "{sentence}"
+    );
+    let sentence = complaint(run(&["--all-go"], &[], Some("propagate: [sw8, b3]")));
+    assert!(sentence.starts_with("\"sw8,b3\" in propagate in /"), "{sentence}");
 }
 
 #[test]
@@ -59,6 +68,15 @@ fn tokens_are_not_shown() {
     let sentence = complaint(with("sécret"));
     assert!(
         !sentence.contains("cret\"") && sentence.contains("SW_AGENT_AUTHENTICATION"),
+        "{sentence}"
+    );
+    let odd = OsString::from_vec(b"sesame\xff".to_vec());
+    let arguments = ["skyprobe", "run", "--all-go"].map(OsString::from);
+    let sentence = complaint(read(arguments, &|name| {
+        (name == "SW_AGENT_AUTHENTICATION").then(|| odd.clone())
+    }));
+    assert!(
+        !sentence.contains("sesame") && sentence.contains("UTF-8"),
         "{sentence}"
     );
     let sentence = complaint(run(&["--all-go", "--authentication=sesame"], &[], None));

@@ -6,9 +6,12 @@ use std::{
 };
 
 use super::TextSettings;
-use crate::trace::{
-    segment::Segment,
-    span::{Span, SpanKind},
+use crate::{
+    trace::{
+        segment::Segment,
+        span::{Span, SpanKind},
+    },
+    words::printable,
 };
 
 /// Lines that one trace may take.
@@ -112,7 +115,7 @@ fn rows<'a>(nodes: &'a [Node<'a>], roots: Vec<usize>) -> Vec<Row<'a>> {
         if rows.len() == LINES_MAX {
             break;
         }
-        let what = format!("{indent}{}{}", branch.sign(), clean(&words(node.span)));
+        let what = format!("{indent}{}{}", branch.sign(), printable(&words(node.span)));
         let left = format!("{indent}{}", branch.below());
         let below = if indent.chars().count() < 3 * DEPTH_MAX {
             left.clone()
@@ -283,7 +286,7 @@ impl Page {
         let _ = writeln!(
             text,
             "{bold}trace {}{continued}{plain}  {dim}{facts}{plain}",
-            clean(trace_id)
+            printable(trace_id)
         );
     }
 
@@ -291,7 +294,7 @@ impl Page {
         let Row { node, what, below } = row;
         let span = node.span;
         let mark = if span.is_error { '✗' } else { ' ' };
-        let service = fit(&clean(&node.segment.identity.service), self.service_width);
+        let service = fit(&printable(&node.segment.identity.service), self.service_width);
         let line = format!(
             "{mark} {service}  {} {:>status_width$} {:>8} {}",
             fit(what, self.what_width),
@@ -319,7 +322,7 @@ impl Page {
             let kind = value("error.kind")
                 .map(|kind| format!(" ({kind})"))
                 .unwrap_or_default();
-            let note = clean(&format!("{whom}{message}{kind}"));
+            let note = printable(&format!("{whom}{message}{kind}"));
             let room = self
                 .settings
                 .width
@@ -363,13 +366,6 @@ fn fit(text: &str, width: usize) -> String {
     let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
     cut.push('…');
     cut
-}
-
-/// Without what would command the terminal: names and messages are what strangers sent.
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }
 
 fn counted(number: usize, what: &str) -> String {
@@ -441,6 +437,6 @@ mod tests {
         assert_eq!(fit("abc", 5), "abc  ");
         assert_eq!(fit("abcdef", 5), "abcd…");
         assert_eq!(fit("ü", 2), "ü ");
-        assert_eq!(clean("a\x1b[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
+        assert_eq!(printable("a\x1b[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
     }
 }
