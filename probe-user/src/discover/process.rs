@@ -233,14 +233,15 @@ impl Listeners {
             .collect()
     }
 
-    /// Whether `process` listens on one of `wanted`. Its sockets are looked at only when somebody in its
+    /// One of `wanted` that `process` listens on. Its sockets are looked at only when somebody in its
     /// namespace does: that is what takes time.
-    pub fn listens_on(&mut self, process: &Process, wanted: &BTreeSet<u16>) -> bool {
+    pub fn port_of(&mut self, process: &Process, wanted: &BTreeSet<u16>) -> Option<u16> {
         let ports = self.namespace_of(process);
-        ports.values().any(|port| wanted.contains(port))
-            && process
-                .sockets()
-                .any(|inode| ports.get(&inode).is_some_and(|port| wanted.contains(port)))
+        if !ports.values().any(|port| wanted.contains(port)) {
+            return None;
+        }
+        let mut sockets = process.sockets();
+        sockets.find_map(|inode| ports.get(&inode).copied().filter(|port| wanted.contains(port)))
     }
 
     fn namespace_of(&mut self, process: &Process) -> &HashMap<u64, u16> {
@@ -439,10 +440,12 @@ mod tests {
             "{ports:?}"
         );
         let mut listeners = Listeners::default();
-        assert!(listeners.listens_on(&process, &BTreeSet::from([port_of(&six)])));
+        let six = port_of(&six);
+        assert_eq!(listeners.port_of(&process, &BTreeSet::from([six])), Some(six));
         // Listening is somebody's in this namespace, but not this child's.
         let sleeper = Sleeper::start(&mut Command::new("sleep"));
-        assert!(!listeners.listens_on(&sleeper.process(), &BTreeSet::from([port_of(&four)])));
+        let wanted = BTreeSet::from([port_of(&four)]);
+        assert_eq!(listeners.port_of(&sleeper.process(), &wanted), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod rule;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use self::rule::{Rule, Subject};
 use super::{
@@ -64,6 +64,8 @@ pub struct Surroundings {
     listeners: Listeners,
     /// By process: whether this file is a Go program. To ask the file at each look would be what idling costs.
     go: HashMap<u32, (FileId, bool)>,
+    /// By process: the ports it was once seen to listen on, and when it started and what it ran then.
+    listened: HashMap<u32, (u64, FileId, BTreeSet<u16>)>,
 }
 
 impl Surroundings {
@@ -86,6 +88,28 @@ impl Surroundings {
     /// Forgets processes that are not `there`.
     pub fn retain(&mut self, there: impl Fn(u32) -> bool) {
         self.go.retain(|pid, _| there(*pid));
+        self.listened.retain(|pid, _| there(*pid));
+    }
+
+    /// Whether `process` listens on one of `wanted`, or was seen to: a server that is told to end stops listening first,
+    /// and answers what it has begun.
+    fn has_listened_on(&mut self, process: &Process, wanted: &BTreeSet<u16>) -> bool {
+        let is_it = |start: u64, file: FileId| start == process.start_ticks && file == process.exe_id;
+        let known = self.listened.get(&process.pid);
+        let known = known.filter(|(start, file, _)| is_it(*start, *file));
+        if known.is_some_and(|(_, _, ports)| !ports.is_disjoint(wanted)) {
+            return true;
+        }
+        let Some(port) = self.listeners.port_of(process, wanted) else {
+            return false;
+        };
+        let fresh = (process.start_ticks, process.exe_id, BTreeSet::new());
+        let seen = self.listened.entry(process.pid).or_insert_with(|| fresh.clone());
+        if !is_it(seen.0, seen.1) {
+            *seen = fresh;
+        }
+        seen.2.insert(port);
+        true
     }
 }
 
@@ -363,6 +387,24 @@ mod tests {
         assert_eq!(judged(&select(1), &process), Meant::No);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn who_stops_listening_still_counts_and_who_runs_another_program_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ports = BTreeSet::from([listener.local_addr().unwrap().port()]);
+        let mut process = Process::read(std::process::id()).unwrap().unwrap();
+        let mut surroundings = Surroundings::default();
+        assert!(surroundings.has_listened_on(&process, &ports));
+        drop(listener);
+        surroundings.begin_look();
+        assert!(surroundings.has_listened_on(&process, &ports));
+        assert!(!surroundings.has_listened_on(&process, &BTreeSet::from([1])));
+        process.exe_id.inode += 1;
+        assert!(!surroundings.has_listened_on(&process, &ports));
+        process.exe_id.inode -= 1;
+        surroundings.retain(|_| false);
+        assert!(!surroundings.has_listened_on(&process, &ports));
     }
 
     /// This test is no Go program, and the process that is asked about runs it.

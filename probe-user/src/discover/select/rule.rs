@@ -245,7 +245,7 @@ impl<'a> Subject<'a> {
                 let exe = &self.process.exe;
                 globs.is_match(exe) || exe.file_name().is_some_and(|name| globs.is_match(name))
             }
-            Test::Port(ports) => self.surroundings.listeners.listens_on(self.process, ports),
+            Test::Port(ports) => self.surroundings.has_listened_on(self.process, ports),
             Test::Language(languages) => languages.iter().any(|language| match language {
                 Language::Go => self.is_go(),
             }),
