@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tests::{
-    deploy::{helm, kustomize, of_kind},
+    deploy::{helm, kustomize, of_kind, overlay},
     kubernetes::{Client, Cluster, Pod},
     needs_kubernetes,
 };
@@ -109,9 +109,13 @@ fn variants() -> Vec<(String, Vec<Value>)> {
     for folder in ["base", "overlays/privileged", "overlays/tls", "demo"] {
         variants.push((folder.to_owned(), kustomize(folder).unwrap()));
     }
-    let ways: [&[&str]; 4] = [
+    let mine = tempfile::tempdir().unwrap();
+    let components = overlay(mine.path(), &["tls", "privileged", "openshift"], &[]).unwrap();
+    variants.push(("all components".to_owned(), components));
+    let ways: [&[&str]; 5] = [
         &[],
         &["privileged=true"],
+        &["openshift=true"],
         &["oapSecret.name=skyprobe-oap", "oapSecret.token="],
         &[
             "config.http=",

@@ -24,11 +24,11 @@ fn the_chart_says_what_the_kustomizations_say() {
     }
     // As docs/deploy.md puts components together.
     let folder = tempfile::tempdir().unwrap();
-    let both = overlay(folder.path(), &["tls", "privileged"], &[]).unwrap();
+    let all = overlay(folder.path(), &["tls", "privileged", "openshift"], &[]).unwrap();
     compare(
-        &["privileged=true", "oapSecret.name=skyprobe-oap"],
-        both,
-        "both components",
+        &["privileged=true", "oapSecret.name=skyprobe-oap", "openshift=true"],
+        all,
+        "all components",
     )
     .unwrap();
 }
@@ -99,6 +99,9 @@ fn the_manifests_are_those_of_each_kubernetes_that_is_promised() {
         (said.lines().count() != objects.len() || good != objects.len()).then_some(said)
     };
     let mut objects = BTreeSet::new();
+    let mine = tempfile::tempdir().unwrap();
+    let all = overlay(mine.path(), &["tls", "privileged", "openshift"], &[]).unwrap();
+    objects.extend(all.iter().map(ToString::to_string));
     for folder in ["base", "overlays/privileged", "overlays/tls", "demo"] {
         objects.extend(kustomize(folder).unwrap().iter().map(ToString::to_string));
     }
