@@ -1,13 +1,16 @@
 //! Whom a pod belongs to. What made it is often made itself: a Deployment makes ReplicaSets, a CronJob Jobs, and users
 //! know the first of each pair.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt, time::Duration};
 
 use k8s_openapi::{
+    NamespaceResourceScope,
     api::{apps::v1::ReplicaSet, batch::v1::Job},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::discover::pod::Workload;
@@ -16,6 +19,14 @@ use crate::discover::pod::Workload;
 const HASH_LABEL: &str = "pod-template-hash";
 
 const NODE: &str = "Node";
+
+/// How long an answer may take. While one is waited for, no news of pods are read.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long nobody asks after that: each pod of a list would have its own to wait for.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// How long after a Job was due its pod may be made: they are tried again, and may have waited. Half a year.
+const LATE_MINUTES: u64 = 183 * 24 * 60;
 
 /// As many answers as are kept. Pods come and go with their owners; when there are more, all are asked for again.
 const KEPT: usize = 4_096;
@@ -26,6 +37,16 @@ pub(super) struct Owners {
     /// By uid.
     known: HashMap<String, Workload>,
     refusal_said: bool,
+    /// It has not answered, and nobody asks before that.
+    silent_until: Option<Instant>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LookUpError {
+    #[error("no answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    #[error(transparent)]
+    Client(#[from] kube::Error),
 }
 
 impl Owners {
@@ -34,6 +55,7 @@ impl Owners {
             client,
             known: HashMap::new(),
             refusal_said: false,
+            silent_until: None,
         }
     }
 
@@ -44,25 +66,14 @@ impl Owners {
         }
         let namespace = pod.namespace.as_deref().unwrap_or_default();
         let above = match owner.kind.as_str() {
-            "ReplicaSet" => {
-                let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
-                api.get_metadata_opt(&owner.name)
-                    .await
-                    .map(|found| found.map(|it| it.metadata))
-            }
-            "Job" => {
-                let api: Api<Job> = Api::namespaced(self.client.clone(), namespace);
-                api.get_metadata_opt(&owner.name)
-                    .await
-                    .map(|found| found.map(|it| it.metadata))
-            }
+            "ReplicaSet" => self.look_up::<ReplicaSet>(namespace, &owner.name).await,
+            "Job" => self.look_up::<Job>(namespace, &owner.name).await,
             _ => return Some(workload(owner)),
         };
         let found = match above {
-            Ok(above) => above
-                .as_ref()
-                .and_then(controller)
-                .map_or_else(|| workload(owner), workload),
+            Ok(Some(above)) => controller(&above).map_or_else(|| workload(owner), workload),
+            // It went before its pods.
+            Ok(None) => guess(pod, owner),
             Err(error) => {
                 if !self.refusal_said {
                     self.refusal_said = true;
@@ -77,6 +88,23 @@ impl Owners {
         }
         self.known.insert(owner.uid.clone(), found.clone());
         Some(found)
+    }
+
+    /// Nothing if there is none of this name.
+    async fn look_up<K>(&mut self, namespace: &str, name: &str) -> Result<Option<ObjectMeta>, LookUpError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + fmt::Debug + DeserializeOwned,
+    {
+        if self.silent_until.is_some_and(|until| Instant::now() < until) {
+            return Err(LookUpError::Silent);
+        }
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        if let Ok(answer) = timeout(PATIENCE, api.get_metadata_opt(name)).await {
+            Ok(answer?.map(|found| found.metadata))
+        } else {
+            self.silent_until = Some(Instant::now() + PAUSE);
+            Err(LookUpError::Silent)
+        }
     }
 }
 
@@ -101,22 +129,40 @@ fn workload(owner: &OwnerReference) -> Workload {
     }
 }
 
-/// A Deployment names its ReplicaSets after itself, and says what it has put behind its name.
+/// Deployments and CronJobs name what they make after themselves, and put behind it what can be told.
 fn guess(pod: &ObjectMeta, owner: &OwnerReference) -> Workload {
-    let hash = pod.labels.as_ref().and_then(|labels| labels.get(HASH_LABEL));
-    let name = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
-    match name {
-        Some(name) if owner.kind == "ReplicaSet" => Workload {
-            kind: "Deployment".to_owned(),
-            name: name.to_owned(),
-        },
-        _ => workload(owner),
-    }
+    let (kind, name) = match owner.kind.as_str() {
+        "ReplicaSet" => ("Deployment", deployment(pod, &owner.name)),
+        "Job" => ("CronJob", cron_job(pod, &owner.name)),
+        _ => return workload(owner),
+    };
+    let guessed = name.map(|name| Workload {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+    });
+    guessed.unwrap_or_else(|| workload(owner))
+}
+
+/// Behind its name stands what a label of the pod says.
+fn deployment<'a>(pod: &ObjectMeta, replica_set: &'a str) -> Option<&'a str> {
+    let hash = pod.labels.as_ref()?.get(HASH_LABEL)?;
+    replica_set.strip_suffix(hash.as_str())?.strip_suffix('-')
+}
+
+/// Behind its name stands the minute since 1970 in which the Job was due, which is not long before the pod was made. A
+/// Job that somebody made may end with a number of another kind.
+fn cron_job<'a>(pod: &ObjectMeta, job: &'a str) -> Option<&'a str> {
+    let (name, minute) = job.rsplit_once('-')?;
+    let minute: i64 = minute.parse().ok()?;
+    let made = pod.creation_timestamp.as_ref()?.0.as_second() / 60;
+    (made.abs_diff(minute) < LATE_MINUTES).then_some(name)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
 
@@ -145,6 +191,29 @@ mod tests {
         assert_eq!(
             guessed(&ObjectMeta::default(), "ReplicaSet"),
             "ReplicaSet/gateway-7d4b9c"
+        );
+    }
+
+    #[test]
+    fn a_cron_job_is_guessed_from_its_jobs_name() {
+        let made: Time = serde_json::from_str("\"2026-11-23T02:00:07Z\"").unwrap();
+        let pod = ObjectMeta {
+            creation_timestamp: Some(made),
+            ..ObjectMeta::default()
+        };
+        let guessed = |pod: &ObjectMeta, name| {
+            let Workload { kind, name } = guess(pod, &owner("Job", name, true));
+            format!("{kind}/{name}")
+        };
+        // The minute of the day's second hour, and the week before's.
+        assert_eq!(guessed(&pod, "nightly-29923320"), "CronJob/nightly");
+        assert_eq!(guessed(&pod, "tidy-up-29913240"), "CronJob/tidy-up");
+        for by_hand in ["nightly", "nightly-2", "nightly-20261123", "nightly-x7k2q"] {
+            assert_eq!(guessed(&pod, by_hand), format!("Job/{by_hand}"));
+        }
+        assert_eq!(
+            guessed(&ObjectMeta::default(), "nightly-29923320"),
+            "Job/nightly-29923320"
         );
     }
 
