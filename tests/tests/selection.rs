@@ -127,6 +127,11 @@ fn a_changed_file_is_taken_over_and_who_stays_loses_nothing() {
     probe
         .wait_for_words("skyprobe.yaml:2: did you mean", TAKEN_OVER)
         .unwrap();
+    // So is what would leave nothing to trace until the next start, which ids wait for.
+    shop.configure(&format!("pid: {}\n", stays.target.pid()));
+    probe
+        .wait_for_words("counts from the next start on", TAKEN_OVER)
+        .unwrap();
     // What cannot be taken over is said as well, here on request.
     shop.configure("exe: SHOP/*\nlog: debug\n");
     probe.signal(libc::SIGHUP);
