@@ -93,6 +93,16 @@ pub fn name_target(known: Known<'_>, config: &Config) -> Identity {
     }
 }
 
+/// Whether names are made of containers'.
+pub fn asks_container(config: &Config) -> bool {
+    let naming = &config.naming;
+    let mut templates = [&naming.service_template, &naming.instance_template]
+        .into_iter()
+        .flatten();
+    let container = Piece::Placeholder(Placeholder::Container);
+    templates.any(|template| template.0.contains(&container))
+}
+
 /// A name, and the namespace that goes with it where it comes from there.
 #[derive(Clone)]
 struct Named {

@@ -203,6 +203,12 @@ impl Cluster {
 
     /// Makes a pod, bound to its node, and has its containers run.
     pub fn pod(&self, pod: &Pod<'_>) -> Result<Value> {
+        self.bind(pod)?;
+        self.run(pod)
+    }
+
+    /// Makes a pod, bound to its node, of whose containers nothing is reported yet.
+    pub fn bind(&self, pod: &Pod<'_>) -> Result<Value> {
         let pairs = |pairs: &[(&str, &str)]| -> Value {
             let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), json!(value)));
             Value::Object(pairs.collect())
@@ -224,8 +230,7 @@ impl Cluster {
                 "ownerReferences": owners,
             },
             "spec": { "nodeName": pod.node, "containers": containers },
-        }))?;
-        self.run(pod)
+        }))
     }
 
     /// Has a pod's containers run, as the kubelet reports it: also anew, with other ids.

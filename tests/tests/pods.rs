@@ -5,6 +5,8 @@
     reason = "a test panics where it fails and prints its report; clippy knows only test functions"
 )]
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tests::{
     cgroup::Cgroup,
@@ -15,6 +17,7 @@ use tests::{
     probe,
     scene::{self, all_is_told},
 };
+use xtask::step::wait_until;
 
 /// On the cluster that the tests of this file share.
 fn shop(namespace: &'static str) -> Shop<'static> {
@@ -188,4 +191,73 @@ fn who_is_quicker_than_the_news_of_its_pod_waits_for_them() {
     assert_eq!(probe.segment_of("Entry", "/leaf/3").unwrap().service, "program");
     let ended = probe.stop().unwrap();
     assert_eq!(ended.losses().count(), 0, "{}", ended.stderr);
+}
+
+/// The kubelet tells which container is which after they have started: names that ask for it wait, and what does not is
+/// added to.
+#[test]
+fn who_is_quicker_than_the_news_of_its_container_waits_for_them_if_asked() {
+    needs_probe!();
+    needs_kubernetes!();
+    let shop = shop("sidecars");
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("probe.sock");
+    let begin = |arguments: &[&str]| {
+        let status = ["--status-socket", socket.to_str().unwrap()];
+        shop.probe(&shop.cluster.kubeconfig(), &[&status, arguments].concat())
+            .unwrap()
+    };
+    // A program in one of two containers, and what the kubelet has yet to say of them.
+    let start = |name: &'static str, told: &dyn Fn()| {
+        let ids = [name, "beside"].map(|name| format!("containerd://{}", container_id(name)));
+        let pod = Pod {
+            namespace: "sidecars",
+            name,
+            node: NODE,
+            containers: &[("app", "shop:1", &ids[0]), ("proxy", "proxy:1", &ids[1])],
+            ..Pod::default()
+        };
+        let object = shop.cluster.bind(&pod).unwrap();
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap();
+        let container = Cgroup::new(&group(uid, &container_id(name), true)).unwrap();
+        let service = shop.serve(&container, &["-first-id", "1000"]).unwrap();
+        told();
+        shop.cluster.run(&pod).unwrap();
+        (container, service)
+    };
+    let targets = || {
+        let told = probe::status(&socket).unwrap();
+        told.pointer("/tracing/targets")
+            .and_then(Value::as_array)
+            .unwrap()
+            .clone()
+    };
+
+    let asking = begin(&["--service-template", "{pod}-{container}"]);
+    let first = start("first", &|| {
+        // Long enough to have been traced.
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(targets().len(), 0, "{:?}", targets());
+    });
+    asking.wait_for_words("service=\"first-app\"", TOLD).unwrap();
+    let ended = asking.stop().unwrap();
+    assert!(!ended.stderr.contains("gives it other names"), "{}", ended.stderr);
+    drop(first);
+
+    let other = begin(&[]);
+    let _second = start("second", &|| {
+        other.wait_for_words("service=\"second|", TOLD).unwrap();
+    });
+    let mut found = Vec::new();
+    wait_until(TOLD, || {
+        found = targets();
+        found
+            .iter()
+            .any(|target| target.get("container") == Some(&json!("app")))
+    });
+    let [second] = &found[..] else {
+        panic!("{found:#?}")
+    };
+    assert_eq!(second.get("container"), Some(&json!("app")), "{second:#}");
+    other.stop().unwrap();
 }

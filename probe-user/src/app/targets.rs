@@ -44,6 +44,7 @@ use crate::{
     },
     export::skywalking::Registry,
     kernel::{Kernel, load::LoadError, propagation::SocketMethod},
+    naming,
     status::{Question, Tracing},
     telemetry::{Stage, Telemetry},
     trace::{self, Tracer},
@@ -549,6 +550,10 @@ impl Targets {
                 return Look::Later;
             }
         };
+        if naming::asks_container(&self.config) && self.surroundings.waits_for_container(&process) {
+            self.later.insert(pid);
+            return Look::Later;
+        }
         let key = (process.pid, process.start_ticks);
         if self.refused.contains_key(&key) {
             return Look::Left;

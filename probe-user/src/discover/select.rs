@@ -42,7 +42,7 @@ pub enum Meant {
     No,
     /// A rule or its pod's annotation leaves it out, also if it is traced by now.
     Excluded,
-    /// It runs in a pod that is not known yet.
+    /// It runs in a pod that is not known yet, or in a container of which that is so and a rule asks.
     NotYet,
 }
 
@@ -78,6 +78,11 @@ impl Surroundings {
 
     pub fn pods(&self) -> &Pods {
         &self.pods
+    }
+
+    /// Whether the name of the process's container will be known in a moment.
+    pub fn waits_for_container(&mut self, process: &Process) -> bool {
+        Subject::new(process, None, self).waits_for_container()
     }
 
     /// Another look begins: who listens is asked anew.
@@ -202,8 +207,14 @@ impl Selection {
                 return Cause::Annotation(wanted);
             }
         }
-        let rule = self.rules.iter().find(|rule| rule.is_met_by(subject));
-        rule.map_or(Cause::Nothing, Cause::Rule)
+        for rule in &self.rules {
+            match rule.is_met_by(subject) {
+                Some(true) => return Cause::Rule(rule),
+                Some(false) => {}
+                None => return Cause::NoContainerYet,
+            }
+        }
+        Cause::Nothing
     }
 
     fn words(&self, cause: &Cause<'_>, subject: &mut Subject<'_>) -> String {
@@ -211,6 +222,7 @@ impl Selection {
             Cause::Pid => "it was named by its id".to_owned(),
             Cause::Ourselves => "it is skyprobe itself".to_owned(),
             Cause::NoPodYet => "Kubernetes has not told of its pod yet".to_owned(),
+            Cause::NoContainerYet => "Kubernetes has not told of its container yet".to_owned(),
             Cause::Annotation(wanted) => {
                 let pod = subject.pod();
                 let name = pod.map(|pod| format!(" {}/{}", pod.namespace, pod.name));
@@ -245,6 +257,7 @@ enum Cause<'a> {
     Pid,
     Ourselves,
     NoPodYet,
+    NoContainerYet,
     Annotation(bool),
     Rule(&'a Rule),
     Nothing,
@@ -256,7 +269,7 @@ impl Cause<'_> {
             Self::Pid => Meant::Yes(Wish::Pid),
             Self::Annotation(true) => Meant::Yes(Wish::Kind),
             Self::Annotation(false) => Meant::Excluded,
-            Self::NoPodYet => Meant::NotYet,
+            Self::NoPodYet | Self::NoContainerYet => Meant::NotYet,
             Self::Rule(rule) => match rule.verdict {
                 Verdict::Include => Meant::Yes(rule.wish()),
                 Verdict::Exclude => Meant::Excluded,
@@ -630,6 +643,56 @@ mod tests {
         assert_eq!(judge(&process("/srv/old")), Meant::Yes(Wish::Named));
         pods.put(gateway());
         assert_eq!(judge(&young), Meant::Yes(Wish::Named));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_young_process_waits_for_its_container_where_a_rule_asks() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let young = Process::read(child.id()).unwrap().unwrap();
+        let place = Place {
+            pod_uid: Some("u1".to_owned()),
+            container: Some("c2".to_owned()),
+            ..Place::default()
+        };
+        let texts = |text: &str| vec![text.to_owned()];
+        let selection = |namespace: &str| {
+            Selection::new(&Select {
+                rules: vec![
+                    rule(
+                        Verdict::Exclude,
+                        vec![
+                            Condition::Namespace(texts(namespace)),
+                            Condition::Container(texts("sidecar")),
+                        ],
+                    ),
+                    rule(Verdict::Include, vec![Condition::Namespace(texts("shop"))]),
+                ],
+                ..Select::default()
+            })
+            .unwrap()
+        };
+        let pods = Pods::default();
+        let mut surroundings = Surroundings::new(pods.clone());
+        let mut judge = |selection: &Selection, process: &Process| {
+            judged_in(place.clone(), selection, process, &mut surroundings)
+        };
+        let (asks, asks_others) = (selection("shop"), selection("bank"));
+        let mut pod = gateway();
+        for container in &mut pod.containers {
+            container.id = None;
+        }
+        pods.set_knowledge(Knowledge::Current);
+        pods.put(pod);
+        assert_eq!(judge(&asks, &young), Meant::NotYet);
+        assert_eq!(judge(&asks_others, &young), Meant::Yes(Wish::Kind));
+        assert_eq!(judge(&asks, &process("/srv/old")), Meant::Yes(Wish::Kind));
+        pods.set_knowledge(Knowledge::Behind);
+        assert_eq!(judge(&asks, &young), Meant::Yes(Wish::Kind));
+        pods.set_knowledge(Knowledge::Current);
+        pods.put(gateway());
+        assert_eq!(judge(&asks, &young), Meant::Excluded);
         child.kill().unwrap();
         child.wait().unwrap();
     }

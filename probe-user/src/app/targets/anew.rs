@@ -4,7 +4,10 @@ use std::{mem, sync::Arc};
 
 use tracing::info;
 
-use super::{Targets, target::End};
+use super::{
+    Targets,
+    target::{self, End},
+};
 use crate::{
     app::supervisor,
     discover::{pod::Knowledge, select::Meant},
@@ -47,23 +50,35 @@ impl Targets {
         }
     }
 
-    /// Traces those under their pods' names that were traced before their pods were known.
+    /// Traces those under their pods' names that were traced before their pods were known, or their containers. Who has
+    /// the right name all the same has its instance tell more.
     pub(super) fn rename(&mut self) {
-        let misnamed: Vec<u32> = self
-            .targets
-            .values()
-            .filter(|target| target.pod.is_none())
-            .filter(|target| {
-                let pod = self.surroundings.pods().of(&target.place);
-                let known = Known {
-                    process: &target.process,
-                    place: &target.place,
-                    pod: pod.as_deref(),
-                };
-                pod.is_some() && naming::name_target(known, &self.config) != *target.identity
-            })
-            .map(|target| target.process.pid)
-            .collect();
+        let mut misnamed = Vec::new();
+        for target in self.targets.values_mut() {
+            let was_known = target
+                .pod
+                .as_ref()
+                .map(|pod| pod.container_of(&target.place).is_some());
+            let pod = self.surroundings.pods().of(&target.place);
+            let is_known = pod.as_ref().map(|pod| pod.container_of(&target.place).is_some());
+            // Nothing, a pod, a container in it: in this order.
+            if is_known <= was_known {
+                continue;
+            }
+            let known = Known {
+                process: &target.process,
+                place: &target.place,
+                pod: pod.as_deref(),
+            };
+            if naming::name_target(known, &self.config) == *target.identity {
+                if let Some(registry) = &self.registry {
+                    registry.amend(&target.identity, target::properties(known, &self.config));
+                }
+                target.pod = pod;
+            } else {
+                misnamed.push(target.process.pid);
+            }
+        }
         for pid in misnamed {
             self.let_go(pid, End::Renamed);
             self.later.insert(pid);

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::Routes,
+    config::{Config, Routes},
     discover::{container::Place, network, pod::Pod, process::Process},
     export::skywalking::management::Properties,
     instrument::go::grpc,
@@ -67,7 +67,7 @@ impl End {
             Self::Ended => "it has ended",
             Self::RunsAnother => "it runs another program now",
             Self::NotMeant => "it is not selected any more",
-            Self::Renamed => "its pod is known now, and gives it other names",
+            Self::Renamed => "its pod or container is known now, and gives it other names",
             Self::Written => "somebody is about to write into its program's file",
             Self::Stopping => "the probe stops",
         }
@@ -145,11 +145,7 @@ impl Targets {
             }
         }
         if let Some(registry) = &self.registry {
-            let mut properties = Properties::of_process(process.pid, "go");
-            for (key, value) in known.properties(&self.config) {
-                properties.push(key, value);
-            }
-            registry.register(Arc::clone(&identity), properties);
+            registry.register(Arc::clone(&identity), properties(known, &self.config));
         }
         if self.config.naming.instance.is_some() && !self.targets.is_empty() && !self.shares_instance {
             self.shares_instance = true;
@@ -300,6 +296,15 @@ impl Targets {
             .0
             .remove(&pid);
     }
+}
+
+/// What its instance tells of itself.
+pub(super) fn properties(known: Known<'_>, config: &Config) -> Properties {
+    let mut properties = Properties::of_process(known.process.pid, "go");
+    for (key, value) in known.properties(config) {
+        properties.push(key, value);
+    }
+    properties
 }
 
 /// Where the sockets of the binary's processes belong.

@@ -120,8 +120,14 @@ impl Rule {
         })
     }
 
-    pub(super) fn is_met_by(&self, subject: &mut Subject<'_>) -> bool {
-        self.tests.iter().all(|test| subject.meets(test))
+    /// Nothing if that hangs on the container, which is not known yet.
+    pub(super) fn is_met_by(&self, subject: &mut Subject<'_>) -> Option<bool> {
+        let asks_container = |test: &&Test| matches!(test, Test::Container(_));
+        if !self.tests.iter().any(|test| asks_container(&test)) || !subject.waits_for_container() {
+            return Some(self.tests.iter().all(|test| subject.meets(test)));
+        }
+        let mut others = self.tests.iter().filter(|test| !asks_container(test));
+        others.any(|test| !subject.meets(test)).then_some(false)
     }
 
     /// What it does to a process that meets it, in words.
@@ -214,11 +220,22 @@ impl<'a> Subject<'a> {
         self.surroundings.pods.knowledge() != Knowledge::Off
     }
 
-    /// It was quicker than the news of its pod. Where those do not come, it is no use to wait for them.
+    /// It was quicker than the news of its pod.
     pub(super) fn waits_for_pod(&mut self) -> bool {
+        self.may_wait() && self.place().pod_uid.is_some() && self.pod().is_none()
+    }
+
+    /// It was quicker than the news of its container: the kubelet tells its id about a second after it has started it.
+    pub(super) fn waits_for_container(&mut self) -> bool {
+        let place = self.place().clone();
+        self.may_wait()
+            && place.container.is_some()
+            && self.pod().is_some_and(|pod| pod.container_of(&place).is_none())
+    }
+
+    /// Where no news come, it is no use to wait for them.
+    fn may_wait(&self) -> bool {
         self.surroundings.pods.knowledge() == Knowledge::Current
-            && self.place().pod_uid.is_some()
-            && self.pod().is_none()
             && self.process.age(Duration::from_nanos(clock::now_boot_ns())) < POD_KNOWN_AFTER
     }
 

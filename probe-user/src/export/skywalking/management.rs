@@ -120,6 +120,17 @@ impl Registry {
         self.shared.come.notify_one();
     }
 
+    /// More is known of an instance than when it came.
+    pub fn amend(&self, identity: &Identity, properties: Properties) {
+        if let Some(instance) = self.instances().get_mut(identity)
+            && instance.properties != properties
+        {
+            instance.properties = properties;
+            instance.told = None;
+            self.shared.come.notify_one();
+        }
+    }
+
     /// An instance is gone. OAP finds out by its silence.
     pub fn unregister(&self, identity: &Identity) {
         let mut instances = self.instances();
@@ -332,6 +343,23 @@ mod tests {
             .collect();
         due.sort();
         due
+    }
+
+    #[test]
+    fn what_is_known_later_is_told_again() {
+        let registry = Registry::default();
+        registry.register(identity("a"), Properties::default());
+        registry.heard(&identity("a"), 1);
+        registry.amend(&identity("a"), Properties::default());
+        assert_eq!(due(&registry, 1, false), [""; 0]);
+        let mut more = Properties::default();
+        more.push("container", "app".to_owned());
+        registry.amend(&identity("a"), more.clone());
+        assert_eq!(due(&registry, 1, false), ["a properties"]);
+        // Nobody comes by it.
+        registry.amend(&identity("b"), more);
+        registry.unregister(&identity("a"));
+        assert_eq!(due(&registry, 1, true), [""; 0]);
     }
 
     #[test]
