@@ -415,3 +415,34 @@ fn a_young_process_waits_for_its_container_where_a_rule_asks() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+/// As docs/configuration.md says: an API that is away stops tracing for nobody who did not ask for pods.
+#[test]
+fn what_its_pod_leaves_out_is_meant_until_the_pod_is_known() {
+    let place = Place {
+        pod_uid: Some("u1".to_owned()),
+        ..Place::default()
+    };
+    let shop = vec![Condition::Namespace(vec!["shop".to_owned()])];
+    let by_exe = Selection::new(&Select {
+        rules: vec![rule(Verdict::Exclude, shop.clone())],
+        exes: vec!["app".to_owned()],
+        ..Select::default()
+    })
+    .unwrap();
+    let by_pod = Selection::new(&Select {
+        rules: vec![rule(Verdict::Include, shop)],
+        ..Select::default()
+    })
+    .unwrap();
+    let pods = Pods::default();
+    pods.set_knowledge(Knowledge::Behind);
+    let mut surroundings = Surroundings::new(pods.clone());
+    let mut judge =
+        |selection: &Selection| judged_in(place.clone(), selection, &process("/srv/app"), &mut surroundings);
+    assert_eq!(judge(&by_exe), Meant::Yes(Wish::Named));
+    assert_eq!(judge(&by_pod), Meant::No);
+    pods.put(gateway());
+    assert_eq!(judge(&by_exe), Meant::Excluded);
+    assert_eq!(judge(&by_pod), Meant::Yes(Wish::Kind));
+}
