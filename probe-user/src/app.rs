@@ -225,7 +225,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
 
     telemetry.vitals().stopping();
     supervisor::stopping();
-    let attached = stages.stop(&telemetry)?;
+    let attached = stages.stop(&telemetry).await?;
     // Ends by itself: the reader held the queue's only sender.
     if !exporter.is_finished() {
         let _ = exporter.await;
@@ -319,16 +319,26 @@ struct Stages {
 
 impl Stages {
     /// In order: no more events, then what is under way is finished. What is attached still is left to the caller.
-    fn stop(self, telemetry: &Telemetry) -> Result<Attached, AppError> {
+    async fn stop(self, telemetry: &Telemetry) -> Result<Attached, AppError> {
         // A thread that is gone already has left its word in the join below.
         let _ = self.notices.send(Notice::Stop);
+        has_ended(&self.targets).await;
         let attached = self.targets.join().or(Err(AppError::Ended("targets")))?;
         drop(self.reading);
+        has_ended(&self.reader).await;
         self.reader.join().or(Err(AppError::Ended("reader")))?;
         for (reason, count) in attached.losses() {
             telemetry.kernel_lost(reason, count);
         }
         Ok(attached)
+    }
+}
+
+/// To join it would keep the exporter from sending, and who asks from being answered, until it has attached or let go
+/// what it is at.
+async fn has_ended<T>(thread: &JoinHandle<T>) {
+    while !thread.is_finished() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -47,8 +47,11 @@ const CALLS_WAIT_NS: u64 = 30 * SECOND_NS;
 const REQUEST_WAIT_NS: u64 = 600 * SECOND_NS;
 /// How long after a target's end its records may still come out of the ring.
 const GRACE_NS: u64 = SECOND_NS;
-/// How long a segment that was sent without some of its calls is remembered.
-const SENT_NS: u64 = 600 * SECOND_NS;
+/// How long a segment that was sent without some of its spans is remembered, from the last of them on: streams stay open
+/// for hours, and a second segment with its id would take the first one's place in OAP.
+const SENT_NS: u64 = 6 * 3_600 * SECOND_NS;
+/// How often names of services that are gone are sought.
+const NAMES_SWEEP_NS: u64 = 60 * SECOND_NS;
 
 /// What the user can choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +121,7 @@ pub struct Tracer {
     /// Names of Entry spans, which are OAP's endpoints, and those of Exit spans.
     served: Names,
     called: Names,
+    names_swept_ns: u64,
     held: KernelMap<SegmentId, Held>,
     held_spans: usize,
     /// Segments sent without some of their calls.
@@ -135,6 +139,7 @@ impl Tracer {
             served: Names::new(settings.names_max),
             called: Names::new(settings.names_max),
             settings,
+            names_swept_ns: 0,
             targets: KernelMap::default(),
             held: KernelMap::default(),
             held_spans: 0,
@@ -198,6 +203,11 @@ impl Tracer {
             self.give_up(id, now_boot_ns, out);
         }
         self.sent.retain(|_, sent| sent.until_ns > now_boot_ns);
+        if now_boot_ns >= self.names_swept_ns.saturating_add(NAMES_SWEEP_NS) {
+            self.names_swept_ns = now_boot_ns;
+            self.served.sweep(now_boot_ns);
+            self.called.sweep(now_boot_ns);
+        }
         self.targets.retain(|_, target| {
             target
                 .gone_ns
@@ -340,10 +350,12 @@ impl Tracer {
             });
             return;
         }
-        if let Some(sent) = self.sent.get(&id) {
+        if let Some(sent) = self.sent.get_mut(&id) {
+            sent.until_ns = sent.until_ns.max(fixed.end_ns.saturating_add(SENT_NS));
             let trace_id = sent.trace_id.clone();
             let segment_id = format!("{}.{}", hex(&id), span.id);
             let mut root = as_root(span);
+            root.skip_analysis = sent.skip_analysis;
             root.references
                 .push(within_process(&trace_id, hex(&id), &identity));
             out.push(Segment {
@@ -430,7 +442,13 @@ impl Tracer {
                 self.lose(TraceLoss::CallMissing, missing);
                 if !target_gone {
                     let trace_id = request.trace_id.clone();
-                    self.remember(id, Sent { trace_id, until_ns });
+                    let skip_analysis = request.span.skip_analysis;
+                    let sent = Sent {
+                        trace_id,
+                        skip_analysis,
+                        until_ns,
+                    };
+                    self.remember(id, sent);
                 }
                 out.push(segment(segment_id, identity, request, calls));
             }
@@ -445,8 +463,13 @@ impl Tracer {
                         root.references
                             .push(within_process(&trace_id, request_segment_id(&id), &identity));
                     }
-                    let trace_id = trace_id.clone();
-                    self.remember(id, Sent { trace_id, until_ns });
+                    let sent = Sent {
+                        trace_id: trace_id.clone(),
+                        // Its request's record would say.
+                        skip_analysis: false,
+                        until_ns,
+                    };
+                    self.remember(id, sent);
                 }
                 let mut spans = vec![root];
                 spans.extend(calls);
@@ -462,10 +485,15 @@ impl Tracer {
     }
 
     fn remember(&mut self, id: SegmentId, sent: Sent) {
-        // As many as there may be spans held: then calls that are late come to be held, and wait in vain.
-        if self.sent.len() < self.settings.held_spans_max {
-            self.sent.insert(id, sent);
+        // As many as there may be spans held; a tenth goes at a time, so that the search for the oldest is rare.
+        let most = self.settings.held_spans_max;
+        if self.sent.len() >= most {
+            let mut ages: Vec<_> = self.sent.values().map(|sent| sent.until_ns).collect();
+            ages.sort_unstable();
+            let oldest_ns = ages.get(most / 10).copied().unwrap_or(u64::MAX);
+            self.sent.retain(|_, sent| sent.until_ns > oldest_ns);
         }
+        self.sent.insert(id, sent);
     }
 
     /// Sends the oldest of what is held while there is too much of it; a tenth at a time, so that the search for

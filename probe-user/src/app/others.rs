@@ -16,7 +16,9 @@ const PREFIX: &str = "@skyprobe/";
 /// Warns of probes that run already and lets later ones know of us, as long as what is returned lives. Abstract
 /// sockets end with their process, so nothing is left of one that was killed.
 pub(super) fn announce() -> Option<UnixListener> {
-    let others = fs::read_to_string("/proc/net/unix").map_or_else(|_| Vec::new(), |table| probes(&table));
+    let others = fs::read("/proc/net/unix").unwrap_or_default();
+    // Somebody's name may be any bytes.
+    let others = probes(&String::from_utf8_lossy(&others));
     if !others.is_empty() {
         let pids: Vec<String> = others.iter().map(u32::to_string).collect();
         warn!(

@@ -37,6 +37,9 @@ const BATCH_RECORDS: usize = 512;
 /// when nobody wakes us.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How old records in the ring may be while there are always more.
+const BEHIND: Duration = Duration::from_secs(5);
+
 /// What the reader thread works with.
 pub(super) struct Reader {
     pub(super) ring: Ring,
@@ -78,18 +81,27 @@ impl Reader {
                 // The clock may have been set while we stood still, as it is after a suspend.
                 wall = WallClock::read();
             }
-            while self.drain(wall, &mut finished) == BATCH_RECORDS {
-                let stalled = stalled && clock::now_boot_ns() < drained_ns + CATCHING_UP.as_nanos() as u64;
+            let mut now_ns;
+            loop {
+                let is_behind = self.drain(wall, &mut finished) == BATCH_RECORDS;
+                now_ns = clock::now_boot_ns();
+                // Also where the exporter keeps us behind for long: the clock may be set meanwhile.
+                if now_ns >= next_tick_ns {
+                    wall = WallClock::read();
+                    next_tick_ns = now_ns + TICK.as_nanos() as u64;
+                    // What would be waited for in vain may be in the ring still.
+                    let behind_ns = if is_behind { BEHIND.as_nanos() as u64 } else { 0 };
+                    let told_ns = now_ns.saturating_sub(behind_ns);
+                    self.with_tracer(&mut finished, |tracer, out| tracer.tick(told_ns, out));
+                    self.tell_losses();
+                }
+                if !is_behind {
+                    break;
+                }
+                let stalled = stalled && now_ns < drained_ns + CATCHING_UP.as_nanos() as u64;
                 self.wait_for_room(stalled);
             }
-            let now_ns = clock::now_boot_ns();
             last_ns = now_ns;
-            if now_ns >= next_tick_ns {
-                wall = WallClock::read();
-                next_tick_ns = now_ns + TICK.as_nanos() as u64;
-                self.with_tracer(&mut finished, |tracer, out| tracer.tick(now_ns, out));
-                self.tell_losses();
-            }
             if last_round {
                 self.with_tracer(&mut finished, |tracer, out| tracer.flush(out));
                 self.tell_losses();

@@ -14,7 +14,7 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError},
     },
     thread,
@@ -115,11 +115,43 @@ pub(super) type SharedTypes = Arc<Mutex<Types>>;
 
 /// By process.
 #[derive(Default)]
-pub(super) struct Types(HashMap<u32, RefCell<TypeNames>>);
+pub(super) struct Types {
+    names: HashMap<u32, RefCell<TypeNames>>,
+    /// Processes that were let go, and since when: records of theirs may still be in the ring.
+    leaving: Vec<(u64, u32)>,
+}
+
+/// Longer than the ring ever takes to be emptied.
+const LEAVING_NS: u64 = 10_000_000_000;
+
+impl Types {
+    fn insert(&mut self, tgid: u32, names: TypeNames) {
+        self.leaving.retain(|(_, leaving)| *leaving != tgid);
+        self.names.insert(tgid, RefCell::new(names));
+    }
+
+    fn remove(&mut self, tgid: u32, now_ns: u64) {
+        if self.names.contains_key(&tgid) {
+            self.leaving.push((now_ns, tgid));
+        }
+    }
+
+    /// Forgets who was let go some time ago.
+    fn sweep(&mut self, now_ns: u64) {
+        let Self { names, leaving } = self;
+        leaving.retain(|(since_ns, tgid)| {
+            let stays = now_ns < since_ns.saturating_add(LEAVING_NS);
+            if !stays {
+                names.remove(tgid);
+            }
+            stays
+        });
+    }
+}
 
 impl trace::TypeNames for Types {
     fn type_name(&self, tgid: u32, address: u64) -> Option<String> {
-        self.0.get(&tgid)?.borrow_mut().name(address)
+        self.names.get(&tgid)?.borrow_mut().name(address)
     }
 }
 
@@ -473,7 +505,12 @@ impl Targets {
         for pid in gone {
             self.let_go(pid, End::Ended);
         }
-        self.binaries.forget_unused(clock::now_boot_ns());
+        let now_ns = clock::now_boot_ns();
+        self.binaries.forget_unused(now_ns);
+        self.types
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .sweep(now_ns);
         self.surroundings.begin_look();
         self.look_at_late_ones();
         if self.reload.is_due() {

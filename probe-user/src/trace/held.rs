@@ -35,6 +35,8 @@ pub(super) struct HeldRequest {
 #[derive(Debug)]
 pub(super) struct Sent {
     pub trace_id: String,
+    /// Its request asked OAP to leave its spans out of metrics and topology.
+    pub skip_analysis: bool,
     /// Boot time at which it is forgotten.
     pub until_ns: u64,
 }

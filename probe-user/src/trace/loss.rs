@@ -47,8 +47,10 @@ impl TraceLoss {
     /// Whether a span is missing because of it; otherwise it is only reported differently.
     pub const fn loses_span(self) -> bool {
         match self {
-            Self::TargetUnknown | Self::CallMissing => true,
-            Self::CallLate
+            Self::TargetUnknown => true,
+            // A record that was lost on its way has been counted there, and one that is late is told.
+            Self::CallMissing
+            | Self::CallLate
             | Self::RequestMissing
             | Self::HeldFull
             | Self::NameOverflow

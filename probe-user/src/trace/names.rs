@@ -52,6 +52,14 @@ impl Names {
         }
     }
 
+    /// Forgets services that are gone: where their names come from pods they never end.
+    pub(super) fn sweep(&mut self, now_ns: u64) {
+        self.services.retain(|_, service| {
+            let is_used = |in_use: &InUse| now_ns.saturating_sub(in_use.last_ns) < WINDOW_NS;
+            service.names.values().any(is_used)
+        });
+    }
+
     /// The name to report for `operation`. One that has gone out in a header is reported in any case.
     pub(super) fn admit(&mut self, service: &str, operation: &str, sent: bool, now_ns: u64) -> Admitted {
         if let Some(known) = self.services.get_mut(service) {
@@ -160,5 +168,16 @@ mod tests {
         assert_eq!(name(&mut names, "GET:/c", 599 * SECOND), "GET:/{other}");
         assert_eq!(name(&mut names, "GET:/c", 601 * SECOND), "GET:/c");
         assert_eq!(name(&mut names, "GET:/a", 601 * SECOND), "GET:/{other}");
+    }
+
+    #[test]
+    fn services_that_are_gone_are_forgotten() {
+        let mut names = Names::new(10);
+        names.admit("job-1", "GET:/", false, 0);
+        names.admit("shop", "GET:/", false, WINDOW_NS);
+        names.sweep(WINDOW_NS - 1);
+        assert_eq!(names.services.len(), 2);
+        names.sweep(WINDOW_NS);
+        assert_eq!(names.services.keys().collect::<Vec<_>>(), ["shop"]);
     }
 }

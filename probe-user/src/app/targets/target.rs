@@ -1,9 +1,6 @@
 //! How a process becomes a target, and how it is let go.
 
-use std::{
-    cell::RefCell,
-    sync::{Arc, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use probe_common::{
@@ -91,8 +88,7 @@ impl Targets {
             self.types
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .0
-                .insert(process.pid, RefCell::new(types));
+                .insert(process.pid, types);
         }
         self.tracer
             .lock()
@@ -293,8 +289,7 @@ impl Targets {
         self.types
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .remove(&pid);
+            .remove(pid, now_ns);
     }
 }
 
