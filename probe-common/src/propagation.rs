@@ -10,6 +10,13 @@ use crate::{
     operation::Operation,
 };
 
+/// The places of `SOCKET_FIELDS`: where the kernel's `struct sock` has the bytes that wait to be sent, with what they
+/// take in its memory (`sk_wmem_queued`).
+pub const SOCKET_QUEUED: u32 = 0;
+/// And how many may (`sk_sndbuf`).
+pub const SOCKET_LIMIT: u32 = 1;
+pub const SOCKET_FIELDS_MAX: u32 = 2;
+
 /// What became of the header of one outgoing request. Stored as a number in [`Prepared::outcome`] and in the
 /// record of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,4 +4,5 @@ mod created;
 pub(crate) mod frames;
 pub(crate) mod header;
 pub(crate) mod hop;
+mod room;
 mod socket;

@@ -11,6 +11,7 @@ pub mod propagation;
 pub mod rights;
 pub mod ring;
 mod sampling;
+mod types;
 
 use std::{cmp::Reverse, collections::HashSet, ffi::CStr, iter, os::fd::OwnedFd, path::Path};
 

@@ -18,7 +18,10 @@ use probe_common::{
     propagation::{Outcome, Prepared},
 };
 
-use super::socket::{data, data_end, fill, key};
+use super::{
+    room::{Room, room},
+    socket::{data, data_end, fill, key},
+};
 use crate::{
     emit,
     go::call::CallState,
@@ -413,6 +416,10 @@ unsafe fn insert(msg: *mut sk_msg_md, prepared: &Prepared, frame: &Frame) -> Out
     let payload = frame.len + len;
     if payload > PAYLOAD_MAX {
         return Outcome::TooLong;
+    }
+    // Where it is not known, too: what goes before these headers may be long.
+    if room(msg, len) != Room::Enough {
+        return Outcome::Refused;
     }
     let last = end - 1;
     // SAFETY: the helpers check what they are given; data pointers are read anew after each change.

@@ -24,7 +24,10 @@ use probe_common::{
     target::TARGET_NEEDS_VERDICT,
 };
 
-use super::{frames, hop};
+use super::{
+    frames, hop,
+    room::{Room, room},
+};
 use crate::{
     emit,
     go::{
@@ -238,6 +241,10 @@ fn insert(msg: *mut sk_msg_md, prepared: &Prepared, scratch: &mut Scratch) -> (u
         } else {
             HEAD_MAX as u32
         };
+        // A request begins a connection, or waits for the answer to the one before: nothing is queued then.
+        if room(msg, PREPARED_MAX as u32) == Room::TooLittle {
+            return (SK_PASS, Outcome::Refused);
+        }
         if bpf_msg_pull_data(msg, 0, wanted, 0) != 0 {
             return (SK_PASS, Outcome::Refused);
         }

@@ -6,14 +6,17 @@ use std::{
     path::PathBuf,
 };
 
-use aya::maps::{Map, MapData, SockHash};
+use aya::maps::{Array, Map, MapData, SockHash};
 use aya_obj::generated::bpf_attach_type;
+use probe_common::propagation::{SOCKET_LIMIT, SOCKET_QUEUED};
+use tracing::warn;
 
 use super::{
     bpf,
     feature::{Cgroup, trial},
     load::{self, LoadError},
     object::{Kind, Object, Program},
+    types,
 };
 use crate::instrument::Site;
 
@@ -141,6 +144,7 @@ pub(super) fn attach_to_sockets(
 /// Loads and attaches the programs of method `socket`. They stay attached as long as `object` lives, and what is to be
 /// put among `links`.
 pub(super) fn start(object: &mut Object, links: &mut Vec<OwnedFd>) -> Result<SocketMethod, PropagationError> {
+    tell_fields(object)?;
     load_enrolling(object)?;
     for sockets in Sockets::ALL {
         attach_to_sockets(object, "socket_message", sockets)?;
@@ -160,6 +164,26 @@ pub(super) fn start(object: &mut Object, links: &mut Vec<OwnedFd>) -> Result<Soc
     let cgroup = File::open(&path).map_err(|source| PropagationError::Cgroup { path, source })?;
     links.extend(enrol_new(object, &cgroup)?);
     Ok(SocketMethod { receive_verdict })
+}
+
+/// Tells the programs where the kernel keeps how full a socket is.
+fn tell_fields(object: &mut Object) -> Result<(), PropagationError> {
+    const WHAT: &str = "SOCKET_FIELDS";
+    let absent = || LoadError::Absent { what: WHAT };
+    let map = object.map_mut(WHAT).ok_or_else(absent)?;
+    let mut map: Array<_, u32> = Array::try_from(map).or(Err(absent()))?;
+    let Some([queued, limit]) = types::fields("sock", ["sk_wmem_queued", "sk_sndbuf"]) else {
+        warn!(
+            "The kernel does not tell its types (/sys/kernel/btf/vmlinux), so it is not known how full a socket is: \
+             requests by HTTP/2 and gRPC get no header"
+        );
+        return Ok(());
+    };
+    for (field, at) in [(SOCKET_QUEUED, queued), (SOCKET_LIMIT, limit)] {
+        map.set(field, at, 0)
+            .map_err(|source| attach("how full a socket is", source))?;
+    }
+    Ok(())
 }
 
 fn attach(

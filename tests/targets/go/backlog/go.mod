@@ -1,0 +1,3 @@
+module backlog
+
+go 1.24
