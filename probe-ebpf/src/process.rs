@@ -10,7 +10,7 @@ use probe_common::{
     loss::LossReason,
 };
 
-use crate::{emit, target};
+use crate::{emit, go::doubt, target};
 
 /// A process has replaced its program: it may be one to trace, or no longer the one that was traced.
 ///
@@ -18,7 +18,12 @@ use crate::{emit, target};
 /// context.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub(crate) fn process_exec(_ctx: RawTracePointContext) -> i32 {
-    send(EventKind::ProcessExec, target::tgid());
+    let tgid = target::tgid();
+    // Its goroutines begin anew, with the old ones' numbers and addresses; user space forgets those a moment later.
+    if target::find(tgid).is_some() {
+        doubt::raise(tgid);
+    }
+    send(EventKind::ProcessExec, tgid);
     0
 }
 

@@ -5,7 +5,10 @@
 //! Nothing is taken for a frame that does not stand where one has to begin.
 
 use aya_ebpf::{
-    bindings::{sk_action::SK_PASS, sk_msg_md},
+    bindings::{
+        sk_action::{SK_DROP, SK_PASS},
+        sk_msg_md,
+    },
     helpers::generated::{bpf_msg_apply_bytes, bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data},
     macros::{map, sk_msg},
     maps::ProgramArray,
@@ -112,7 +115,7 @@ pub(crate) fn socket_frames(ctx: SkMsgContext) -> u32 {
             Walked::On => break,
             Walked::To(prepared, frame) => {
                 // SAFETY: the context is valid for the whole run.
-                let outcome = unsafe { insert(ctx.msg, prepared, &frame) };
+                let (verdict, outcome) = unsafe { insert(ctx.msg, prepared, &frame) };
                 kernel_log!("fields on stream {}: outcome {}", frame.stream, outcome as u32);
                 prepared.outcome = outcome as u32;
                 framed.pending -= 1;
@@ -123,6 +126,9 @@ pub(crate) fn socket_frames(ctx: SkMsgContext) -> u32 {
                     _ => emit::count(LossReason::PropagationRefused),
                 }
                 store(&mut framed.at, frame.at + FRAME_HEADER_BYTES + payload);
+                if verdict == SK_DROP {
+                    return SK_DROP;
+                }
             }
         }
         headers += 1;
@@ -404,36 +410,37 @@ impl Frame {
 /// The kernel makes no room at a message's very end, so it is made before the block's last byte, which is then written
 /// anew in front of the fields.
 #[inline(always)]
-unsafe fn insert(msg: *mut sk_msg_md, prepared: &Prepared, frame: &Frame) -> Outcome {
+unsafe fn insert(msg: *mut sk_msg_md, prepared: &Prepared, frame: &Frame) -> (u32, Outcome) {
+    const REFUSED: (u32, Outcome) = (SK_PASS, Outcome::Refused);
     // SAFETY: the caller's context.
     let size = unsafe { core::ptr::read_volatile(&raw const (*msg).size) };
     let at = frame.at;
     let end = at + FRAME_HEADER_BYTES + frame.len;
     let len = prepared.len & (PREPARED_MAX as u32 - 1);
     if frame.flags & END_HEADERS == 0 || frame.flags & PADDED != 0 || frame.len == 0 || end > size {
-        return Outcome::Refused;
+        return REFUSED;
     }
     let payload = frame.len + len;
     if payload > PAYLOAD_MAX {
-        return Outcome::TooLong;
+        return (SK_PASS, Outcome::TooLong);
     }
     // Where it is not known, too: what goes before these headers may be long.
     if room(msg, len) != Room::Enough {
-        return Outcome::Refused;
+        return REFUSED;
     }
     let last = end - 1;
     // SAFETY: the helpers check what they are given; data pointers are read anew after each change.
     unsafe {
         if bpf_msg_pull_data(msg, last, end, 0) != 0 {
-            return Outcome::Refused;
+            return REFUSED;
         }
         let place = data(msg);
         if place + 1 > data_end(msg) {
-            return Outcome::Refused;
+            return REFUSED;
         }
         let last_byte = core::ptr::read_volatile(place as *const u8);
         if bpf_msg_push_data(msg, last, len, 0) != 0 {
-            return Outcome::Refused;
+            return REFUSED;
         }
         if bpf_msg_pull_data(msg, last, end + len, 0) == 0
             && put(msg, 0, last_byte)
@@ -443,12 +450,15 @@ unsafe fn insert(msg: *mut sk_msg_md, prepared: &Prepared, frame: &Frame) -> Out
             && put(msg, 1, (payload >> 8) as u8)
             && put(msg, 2, payload as u8)
         {
-            return Outcome::Inserted;
+            return (SK_PASS, Outcome::Inserted);
         }
         // The frame as it was: the byte that was overwritten is the room's first, so what goes is what follows it.
-        let _restored = bpf_msg_pull_data(msg, last, end, 0) == 0 && put(msg, 0, last_byte);
-        let _removed = bpf_msg_pop_data(msg, end, len, 0);
-        Outcome::Refused
+        let restored = bpf_msg_pull_data(msg, last, end, 0) == 0 && put(msg, 0, last_byte);
+        if restored && bpf_msg_pop_data(msg, end, len, 0) == 0 {
+            return REFUSED;
+        }
+        // A gap without its bytes must not go out.
+        (SK_DROP, Outcome::Refused)
     }
 }
 

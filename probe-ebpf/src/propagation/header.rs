@@ -5,7 +5,7 @@ use probe_common::{
     context::traceparent::SAMPLED,
     event::{
         EventKind,
-        go::net_http::{ParentFound, REQUEST_OPERATION_SENT, REQUEST_SW8_CONTINUED},
+        go::net_http::{CALL_TRACE_FOREIGN, ParentFound, REQUEST_OPERATION_SENT, REQUEST_SW8_CONTINUED},
     },
     hex,
     key::GoroutineKey,
@@ -13,6 +13,7 @@ use probe_common::{
         CORRELATION_MAX, METHOD_MAX, NAME_BASE64_MAX, OPERATION_MAX, PATH_MAX, PEER_MAX, TRACE_ID_BASE64_MAX,
         TRACEPARENT_LEN,
     },
+    loss::LossReason,
     operation::{self, Source},
     propagation::{Outcome, Prepared},
     target::{TARGET_KEEP_PATHS, TARGET_PROPAGATE_SW8, TARGET_PROPAGATE_W3C, TargetInfo},
@@ -29,15 +30,42 @@ use crate::{
     scratch::{self, PLAIN_BYTES, Scratch},
 };
 
-/// Writes the header for `call` into `scratch.prepared`, for HTTP/2 if `H2`; nothing if it would be too long.
+/// Why there is no header for a call.
+#[derive(Clone, Copy)]
+pub(crate) enum Unwritten {
+    TooLong,
+    /// Its request has ended, and the trace that this came with is not known any more.
+    NoTrace,
+}
+
+impl Unwritten {
+    pub(crate) const fn outcome(self) -> Outcome {
+        match self {
+            Self::TooLong => Outcome::TooLong,
+            Self::NoTrace => Outcome::Refused,
+        }
+    }
+
+    pub(crate) const fn reason(self) -> LossReason {
+        match self {
+            Self::TooLong => LossReason::PropagationTooLong,
+            Self::NoTrace => LossReason::PropagationRefused,
+        }
+    }
+}
+
+/// Writes the header for `call` into `scratch.prepared`, for HTTP/2 if `H2`.
 #[inline(always)]
 pub(crate) fn write<const H2: bool>(
     call: &CallState,
     target: &TargetInfo,
     tgid: u32,
     scratch: &mut Scratch,
-) -> Option<()> {
+) -> Result<(), Unwritten> {
     let parent = parent(call, tgid);
+    if parent.is_none() && call.flags & CALL_TRACE_FOREIGN != 0 {
+        return Err(Unwritten::NoTrace);
+    }
     scratch.prepared.clear();
     scratch.prepared.forwarded_hash = 0;
     scratch.trace_base64_len.set(0);
@@ -65,9 +93,9 @@ pub(crate) fn write<const H2: bool>(
         w3c::<H2>(call, scratch);
     }
     if scratch.prepared.outcome == Outcome::TooLong as u32 {
-        None
+        Err(Unwritten::TooLong)
     } else {
-        Some(())
+        Ok(())
     }
 }
 

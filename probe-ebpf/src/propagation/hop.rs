@@ -143,9 +143,9 @@ pub(crate) fn offer(
     tgid: u32,
     scratch: &mut Scratch,
 ) -> Option<()> {
-    if header::write::<false>(state, target, tgid, scratch).is_none() {
-        state.outcome = Outcome::TooLong as u32;
-        return emit::lose(LossReason::PropagationTooLong);
+    if let Err(unwritten) = header::write::<false>(state, target, tgid, scratch) {
+        state.outcome = unwritten.outcome() as u32;
+        return emit::lose(unwritten.reason());
     }
     state.hop = hop;
     state.outcome = Outcome::NotSeen as u32;

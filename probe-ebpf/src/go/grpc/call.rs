@@ -292,9 +292,9 @@ fn prepare(
         return hop::offer(state, hop, target, tgid, scratch);
     };
     state.hop = HopKey::NONE;
-    if header::write::<true>(state, target, tgid, scratch).is_none() {
-        state.outcome = Outcome::TooLong as u32;
-        return emit::lose(LossReason::PropagationTooLong);
+    if let Err(unwritten) = header::write::<true>(state, target, tgid, scratch) {
+        state.outcome = unwritten.outcome() as u32;
+        return emit::lose(unwritten.reason());
     }
     state.socket = socket;
     state.stream = stream;

@@ -218,9 +218,9 @@ fn prepare<P: Package>(
         state.outcome = Outcome::Present as u32;
         return emit::lose(LossReason::PropagationPresent);
     }
-    if header::write::<true>(state, target, tgid, scratch).is_none() {
-        state.outcome = Outcome::TooLong as u32;
-        return emit::lose(LossReason::PropagationTooLong);
+    if let Err(unwritten) = header::write::<true>(state, target, tgid, scratch) {
+        state.outcome = unwritten.outcome() as u32;
+        return emit::lose(unwritten.reason());
     }
     frames::announce(state, scratch)
 }

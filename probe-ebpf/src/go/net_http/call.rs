@@ -193,9 +193,9 @@ fn prepare(registers: Registers, tgid: u32, target: &TargetInfo, scratch: &mut S
         state.outcome = Outcome::UnknownConnection as u32;
         return emit::lose(LossReason::PropagationUnknownConnection);
     };
-    if header::write::<false>(state, target, tgid, scratch).is_none() {
-        state.outcome = Outcome::TooLong as u32;
-        return emit::lose(LossReason::PropagationTooLong);
+    if let Err(unwritten) = header::write::<false>(state, target, tgid, scratch) {
+        state.outcome = unwritten.outcome() as u32;
+        return emit::lose(unwritten.reason());
     }
     state.socket = socket;
     state.stream = 0;
