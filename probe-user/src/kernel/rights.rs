@@ -22,8 +22,9 @@ pub fn keep_tracing() -> Result<()> {
     keep(&Capability::ALL)
 }
 
-/// Leaves this thread no rights; what it has open stays open.
+/// Leaves this thread no rights; what it has open stays open. Programs that it starts get none either.
 pub fn keep_none() -> Result<()> {
+    set_no_new_privs(true)?;
     let is_old = Kernel::running()
         .version()
         .is_none_or(|version| version < MAPS_ARE_FREE);
