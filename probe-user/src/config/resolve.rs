@@ -209,11 +209,21 @@ impl Reader<'_> {
         Ok(self.one(key, parse)?.unwrap_or(default))
     }
 
+    /// A key that may not be left out; `missing` says for whose sake.
+    pub(super) fn needed<T>(
+        &self,
+        key: Key,
+        parse: impl FnOnce(&Given) -> Result<T, ConfigError>,
+        missing: impl FnOnce(Key) -> ConfigError,
+    ) -> Result<T, ConfigError> {
+        self.one(key, parse)?.ok_or_else(|| missing(key))
+    }
+
     fn incomplete(&self, given: Key, missing: Key) -> ConfigError {
-        let given = self.settings.one(given);
+        let origin = self.settings.one(given).map(|given| &given.origin);
         ConfigError::Incomplete {
-            given: given.map_or_else(String::new, |given| given.origin.to_string()),
-            missing: missing.as_in(given.map(|given| &given.origin)),
+            given: self.origin(given),
+            missing: missing.as_in(origin),
         }
     }
 

@@ -125,24 +125,18 @@ fn method(reader: &Reader<'_>, settings: &Settings) -> Result<SamplingMethod, Co
             by: by_whom(),
         });
     }
-    let missing = |key: Key| {
-        move || ConfigError::Incomplete {
-            given: by_whom(),
-            missing: key.as_in(by.map(|by| &by.origin)),
-        }
+    let missing = |key: Key| ConfigError::Incomplete {
+        given: by_whom(),
+        missing: key.as_in(by.map(|by| &by.origin)),
     };
     let per_second = |given: &Given| value::number(given, "requests a second", 1, MOST_PER_SECOND);
     Ok(match word {
         Word::All => SamplingMethod::All,
         Word::Constant => SamplingMethod::Constant {
-            ratio: reader
-                .one(Key::SampleRate, ratio)?
-                .ok_or_else(missing(Key::SampleRate))?,
+            ratio: reader.needed(Key::SampleRate, ratio, missing)?,
         },
         Word::RateLimiting => {
-            let rate_per_second = reader
-                .one(Key::RatePerSecond, per_second)?
-                .ok_or_else(missing(Key::RatePerSecond))?;
+            let rate_per_second = reader.needed(Key::RatePerSecond, per_second, missing)?;
             SamplingMethod::RateLimiting {
                 rate_per_second,
                 burst_size: reader.or(
@@ -165,11 +159,11 @@ fn method(reader: &Reader<'_>, settings: &Settings) -> Result<SamplingMethod, Co
             )?,
         },
         Word::NPer3Secs => SamplingMethod::NPer3Secs {
-            count: reader
-                .one(Key::SampleNPer3Secs, |given| {
-                    value::number(given, "requests in three seconds", 0, MOST_PER_SECOND)
-                })?
-                .ok_or_else(missing(Key::SampleNPer3Secs))?,
+            count: reader.needed(
+                Key::SampleNPer3Secs,
+                |given| value::number(given, "requests in three seconds", 0, MOST_PER_SECOND),
+                missing,
+            )?,
         },
     })
 }

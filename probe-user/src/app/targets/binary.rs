@@ -88,10 +88,10 @@ impl Refused {
 
 /// Whether the machine, or the probe's part of it, was short of something.
 fn is_short(error: &(dyn Error + 'static)) -> bool {
-    let error = iter::successors(Some(error), |&error| error.source())
-        .filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
-    let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
-    error.into_iter().any(|number| short.contains(&number))
+    const SHORT: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
+    iter::successors(Some(error), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
+        .any(|number| SHORT.contains(&number))
 }
 
 /// Why there is no binary for a process.
